@@ -1,0 +1,57 @@
+"""Load any Vision Transformer checkpoint, from any ecosystem, into any model: proven right, or a clear reason why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "inspect": "anyvit.api",
+    "load": "anyvit.api",
+    "load_into": "anyvit.api",
+    "convert": "anyvit.api",
+    "AdaLN": "anyvit.adapt",
+    "Resample": "anyvit.resample",
+    "Dialect": "anyvit.rules",
+    "Rule": "anyvit.rules",
+    "Report": "anyvit.report",
+    "Finding": "anyvit.report",
+    "Spec": "anyvit.spec",
+    "Fact": "anyvit.spec",
+    "AnyvitError": "anyvit.errors",
+    "ViT": "anyvit.model",
+    "Features": "anyvit.model",
+}
+"""Public name → module; modules are imported when a name is first used, so that `import anyvit` costs nothing."""
+
+if TYPE_CHECKING:
+    from anyvit.adapt import AdaLN
+    from anyvit.api import convert, inspect, load, load_into
+    from anyvit.errors import AnyvitError
+    from anyvit.model import Features, ViT
+    from anyvit.report import Finding, Report
+    from anyvit.resample import Resample
+    from anyvit.rules import Dialect, Rule
+    from anyvit.spec import Fact, Spec
+
+
+def all_dialects() -> tuple[Dialect, ...]:
+    """All dialects, each a table of names and layouts."""
+    from anyvit.dialects import ALL
+
+    return ALL
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'anyvit' has no attribute {name!r}")
+
+
+__all__ = [
+    "AdaLN", "AnyvitError", "Dialect", "Fact", "Features", "Finding", "Report", "Resample", "Rule", "Spec", "ViT",
+    "convert", "dialects", "inspect", "load", "load_into",
+]  # fmt: skip

@@ -1,0 +1,228 @@
+"""The verbs: each a short composition of pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyvit import adapt as adaptation
+from anyvit import containers
+from anyvit.adapt import AdaLN, Adapted, Wanted
+from anyvit.errors import BadArgument
+from anyvit.lazy import Checkpoint, Lazy
+from anyvit.reading import Ask, Reading, understand
+from anyvit.report import Report, Trail
+from anyvit.rules import Dialect
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from anyvit.model import ViT
+
+Source = Any
+"""A path, a folder, or a mapping name → tensor."""
+
+
+def inspect(path: Source, *, weights: str | None = None, deep: bool = False) -> Report:
+    """What a file is, from its header alone.
+
+    Arguments:
+        path: a file, a folder, or a mapping name → tensor (meta tensors will do).
+        weights: which weight set to look at ("teacher", "student", "ema", …); None for the one that would be loaded.
+        deep: read the values of a few blocks too, and let them say what names and shapes cannot.
+
+    Returns:
+        A report; `ok` tells whether `load` would succeed.
+
+    Raises:
+        FileError: the file cannot be read at all.
+        BadArgument: no weight set bears that name.
+    """
+    found = understand(_opened(path), Ask(weights=weights))
+    report = found.report()
+    return report
+
+
+def load(
+    path: Source,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    num_classes: int | None = None,
+    condition: AdaLN | bool | None = None,
+    weights: str | None = None,
+    dialect: str | Dialect | None = None,
+    heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    resample: Any = "source",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    check: str | None = None,
+) -> ViT:
+    """A ViT in eval mode that computes what the file's own project computes.
+
+    Arguments:
+        path: a file, a folder, or a mapping name → tensor.
+        image_size, patch_size: pixels, int or (height, width); None keeps the file's.
+        in_chans: channels of the pictures; None keeps the file's.
+        num_classes: 0 drops the head, another number than the file's gives a new head of zeros.
+        condition: an `AdaLN` to insert modulation that changes nothing at the start.
+        weights: which weight set to read ("teacher", "student", "ema", …).
+        dialect: the name of the file's dialect; None to recognise it.
+        heads: the head count, where nothing in the file says it.
+        grid: rows and columns of the stored position table, in tokens.
+        resample: "source", a recipe's name, or its parameters.
+        device: where to put the model.
+        dtype: None computes in float32 whatever the file stores.
+        check: "now", "beside" or "off".
+
+    Raises:
+        FileError: the file cannot be read.
+        NotAViT: it is no Vision Transformer; the message says what it is.
+        Incomplete: a tensor is missing, unexplained or does not fit.
+    """
+    from anyvit.torch_io import require_torch
+
+    require_torch("to build a model")
+    from anyvit.assemble import build_vit
+
+    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
+    found = _understood(path, Ask(weights, dialect, heads, grid))
+    state = _adapted(found, wanted)
+    report = _final_report(found, state)
+    return build_vit(state.tensors, state.spec, report, device=device, dtype=dtype, check=check)
+
+
+def load_into(
+    module: nn.Module,
+    path: Source,
+    *,
+    weights: str | None = None,
+    dialect: str | Dialect | None = None,
+    heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    resample: Any = "source",
+    condition: AdaLN | bool | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    num_classes: int | None = None,
+    init: str | None = None,
+    check: str | None = None,
+) -> Report:
+    """Fill a live module (timm, transformers, dinov2, open_clip, OpenAI CLIP, or your own) from a file.
+
+    Shapes are adapted to the module and reported; a head that the file lacks stays as the module initialised it.
+
+    Arguments:
+        module: the module to fill, in place.
+        path: a file, a folder, or a mapping name → tensor.
+        init: how new heads start: None leaves them as the module made them, "zeros" sets them to zero.
+
+    Returns:
+        The account of every tensor of the file and of the module.
+
+    Raises:
+        Incomplete: a backbone tensor of the module would stay unfilled; nothing is changed then.
+        Unsayable: the file holds what the module has no place for.
+    """
+    from anyvit.torch_io import require_torch
+
+    require_torch("to fill a module")
+    from anyvit.into import fill
+
+    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
+    found = _understood(path, Ask(weights, dialect, heads, grid))
+    return fill(module, found, wanted, init=init)
+
+
+def convert(
+    path: Source,
+    out: str | Path,
+    to: str | Dialect,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    num_classes: int | None = None,
+    condition: AdaLN | bool | None = None,
+    weights: str | None = None,
+    dialect: str | Dialect | None = None,
+    heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    resample: Any = "source",
+    dtype: str | None = None,
+    shard_size: int | None = None,
+    chunks: int | None = None,
+    check: str | None = None,
+    durable: bool = False,
+) -> Report:
+    """Write a file in another ecosystem's names, layout, container and config.
+
+    Arguments:
+        path: a file, a folder, or a mapping name → tensor.
+        out: a file (the suffix names the container: .safetensors, .npz, .pth) or, without suffix, a folder.
+        to: the name of the target's dialect.
+        dtype: element type to store ("float16", "bfloat16", …); None keeps the file's.
+        shard_size: bytes per shard of a folder.
+        chunks: block chunks, for `to="dinov2-chunked"`.
+        durable: flush to the disk before the file takes its place.
+
+    Raises:
+        Unsayable: the target has no words for something the function needs.
+        FileError: the file cannot be read, or the target cannot be written; nothing half-written stays.
+    """
+    from anyvit.export import write_out
+
+    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
+    found = _understood(path, Ask(weights, dialect, heads, grid))
+    state = _adapted(found, wanted)
+    return write_out(
+        found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, durable=durable
+    )
+
+
+def _opened(path: Source) -> Checkpoint:
+    from anyvit.module import checkpoint_of
+
+    if isinstance(path, Checkpoint):
+        return path
+    if hasattr(path, "state_dict") and hasattr(path, "named_modules"):
+        return checkpoint_of(path)
+    if not isinstance(path, (str, Path, Mapping)) and not hasattr(path, "__fspath__"):
+        raise BadArgument("a path, a folder or a mapping name → tensor is expected", found=type(path).__name__)
+    return containers.open_checkpoint(path)
+
+
+def _understood(path: Source, ask: Ask) -> Reading:
+    found = understand(_opened(path), ask)
+    found.report().raise_if_bad()
+    return found
+
+
+def _adapted(found: Reading, wanted: Wanted) -> Adapted:
+    assert found.spec is not None
+    return adaptation.adapt(found.tensors, found.spec, wanted)
+
+
+def _final_report(found: Reading, state: Adapted) -> Report:
+    report = found.report().adding(state.findings)
+    return replace(report, spec=state.spec, trails=trails(state.tensors, found.tensors))
+
+
+def trails(tensors: Mapping[str, Lazy], before: Mapping[str, Lazy]) -> tuple[Trail, ...]:
+    """Where each tensor comes from, told from the tensors themselves."""
+    out = []
+    for name, tensor in tensors.items():
+        if not tensor.origin:
+            fate = "new"
+        elif name in before and before[name] is tensor or name not in before:
+            fate = "carried"
+        else:
+            fate = "resized" if before[name].shape != tensor.shape else "carried"
+        out.append(Trail(name, tensor.origin, fate))
+    return tuple(out)

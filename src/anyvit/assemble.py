@@ -1,0 +1,71 @@
+"""Canonical tensors into our reference ViT: built without memory, filled by mapping, every tensor accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from anyvit import dialects, fit
+from anyvit.errors import Incomplete
+from anyvit.lazy import Lazy
+from anyvit.report import Report, fold
+from anyvit.spec import Spec
+from anyvit.torch_io import to_torch, widened
+
+if TYPE_CHECKING:
+    import torch
+
+    from anyvit.model import ViT
+
+IGNORED = ("rope.periods", "local_cls_norm.weight", "local_cls_norm.bias")
+"""Canonical tensors that the reference ViT computes itself or never uses."""
+
+
+def build_vit(
+    tensors: Mapping[str, Lazy],
+    spec: Spec,
+    report: Report,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    check: str | None = None,
+) -> ViT:
+    """The reference ViT of a Spec, filled and in eval mode.
+
+    Raises:
+        Incomplete: a parameter of the model would stay unfilled, or a tensor has no place in it.
+    """
+    import torch
+
+    from anyvit.model import ViT
+
+    with torch.device("meta"):
+        model = ViT(spec)
+    dialect = dialects.get("anyvit-dit" if spec.condition == "dit" else "anyvit")
+    wanted = model.state_dict()
+    needs = [f"blocks.{i}.attn.k.bias" for i in range(spec.depth) if f"blocks.{i}.attn.qkv.bias" in wanted]
+    written = fit.express(tensors, spec, dialect, requires=[n for n in needs if n not in tensors])
+    given = {n: t for n, t in written.run.tensors.items() if n not in IGNORED}
+    _account(given, wanted, spec)
+    filled = {}
+    for name, lazy in given.items():
+        tensor = to_torch(lazy, widened(lazy.dtype, dtype))
+        filled[name] = tensor.to(device) if device is not None else tensor
+    model.load_state_dict(filled, strict=True, assign=True)
+    model._report = report
+    return model.eval()
+
+
+def _account(given: Mapping[str, Lazy], wanted: Mapping[str, torch.Tensor], spec: Spec) -> None:
+    missing = [n for n in wanted if n not in given]
+    surplus = [n for n in given if n not in wanted]
+    wrong = [n for n in given if n in wanted and tuple(wanted[n].shape) != given[n].shape]
+    if missing:
+        raise Incomplete(f"{len(missing)} tensors of the model are not in the file", names=fold(missing))
+    if surplus:
+        raise Incomplete(f"{len(surplus)} tensors of the file have no place in the model", names=fold(surplus))
+    if wrong:
+        name = wrong[0]
+        raise Incomplete(
+            "tensors do not fit the model", names=fold(wrong), found=given[name].shape, expected=tuple(wanted[name].shape)
+        )

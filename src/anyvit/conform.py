@@ -1,0 +1,161 @@
+"""Whether canonical tensors make one Vision Transformer: nothing missing, nothing of another width, nothing transposed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from anyvit import canon
+from anyvit.canon import B
+from anyvit.lazy import Lazy
+from anyvit.report import Finding, fold, ranges
+
+REQUIRED = tuple(B + name for name in ("norm1.weight", "attn.q.weight", "attn.k.weight", "attn.v.weight", "attn.out.weight", "norm2.weight"))  # fmt: skip
+MLPS = (("mlp.fc1.weight", "mlp.fc2.weight"), ("mlp.gate.weight", "mlp.up.weight", "mlp.down.weight"))
+Spell = Callable[[str], str]
+"""Canonical name → the name that the file would use."""
+
+
+def check(tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int] = ()) -> list[Finding]:
+    """Everything that keeps these tensors from being one Vision Transformer.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        spell: canonical name → name in the file's own words, for messages.
+        blocks: block numbers that the file names, if more than `tensors` shows.
+    """
+    findings = _missing(tensors, spell, blocks)
+    findings += _shapes(tensors)
+    return findings
+
+
+def width_of(tensors: Mapping[str, Lazy]) -> int:
+    """The width that most norms and square matrices agree on; 0 where there are none."""
+    votes: Counter[int] = Counter()
+    for name, tensor in tensors.items():
+        found = canon.lookup(name)
+        if found and found[1] == "d" and len(tensor.shape) == 1:
+            votes[tensor.shape[0]] += 1
+    return votes.most_common(1)[0][0] if votes else 0
+
+
+def depth_of(tensors: Mapping[str, Lazy]) -> list[int]:
+    """The block numbers that are present."""
+    return sorted({number for name in tensors if (number := canon.block_of(name)) is not None})
+
+
+def _missing(tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int]) -> list[Finding]:
+    present = sorted({*depth_of(tensors), *blocks})
+    if not present:
+        return [Finding("missing", (), "there are no transformer blocks", fatal=True)]
+    findings = []
+    if "embed.patch.weight" not in tensors:
+        name = spell("embed.patch.weight")
+        findings.append(Finding("missing", (name,), "there is no patch embedding: patch size and channels are unknown",
+                                "use the checkpoint of the whole model, not one that was filtered", True))  # fmt: skip
+    gaps = sorted(set(range(present[-1] + 1)) - set(present))
+    if gaps:
+        cause = f"blocks {ranges(gaps)} are missing: the file names blocks {ranges(present)}"
+        names = fold(spell(REQUIRED[0].format(i=n)) for n in gaps)
+        findings.append(Finding("missing", names, cause, "the file was cut or filtered; get it whole", True))
+    return findings + _uneven(tensors, present, spell)
+
+
+def _uneven(tensors: Mapping[str, Lazy], present: Sequence[int], spell: Spell) -> list[Finding]:
+    """Names that some blocks have and others lack, and names that no block can do without."""
+    by_name: dict[str, set[int]] = {}
+    for name in tensors:
+        if (number := canon.block_of(name)) is not None:
+            by_name.setdefault(name.split(".", 2)[2], set()).add(number)
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    for name, those in by_name.items():
+        missing = tuple(n for n in present if n not in those)
+        if missing and not name.startswith("attn.rel_pos"):
+            few = len(those) * 2 < len(present) and not _needed(name)
+            blocks = tuple(sorted(those)) if few else missing
+            lacking.setdefault((*blocks, -1) if few else blocks, []).append(name)
+    findings = []
+    for blocks, names in lacking.items():
+        extra = blocks[-1] == -1
+        numbers = [n for n in blocks if n >= 0]
+        listed = fold(spell(f"blocks.{n}.{name}") for name in names for n in numbers)
+        verb = "stand in" if extra else "are missing from"
+        other = "the other blocks lack them" if extra else "the other blocks have them"
+        cause = f"{len(names)} tensors {verb} block{'s' * (len(numbers) > 1)} {ranges(numbers)}; {other}"
+        findings.append(Finding("missing", listed, cause, "the file was cut or edited; get it whole", True))
+    return findings + _required(by_name, spell)
+
+
+def _needed(name: str) -> bool:
+    return any(B + name == r for r in REQUIRED) or any(name in mlp for mlp in MLPS)
+
+
+def _required(by_name: Mapping[str, set[int]], spell: Spell) -> list[Finding]:
+    missing = [name for name in REQUIRED if name.removeprefix(B) not in by_name]
+    if not any(all(name in by_name for name in mlp) for mlp in MLPS):
+        gated = any(name.startswith("mlp.gate") for name in by_name)
+        missing += [B + name for name in MLPS[int(gated)] if name not in by_name]
+    if not missing:
+        return []
+    names = tuple(dict.fromkeys(spell(name.replace("{i}", "0")).replace(".0.", ".N.", 1) for name in missing))
+    return [Finding("missing", names, "every block lacks what attention or MLP cannot do without",
+                    "the names may be spelt otherwise; `anyvit inspect` lists those that are not explained", True)]  # fmt: skip
+
+
+def _shapes(tensors: Mapping[str, Lazy]) -> list[Finding]:
+    width = width_of(tensors)
+    sizes = {"d": width, "m": _mode(tensors, "m", width), "c": _mode(tensors, "c", width)}
+    wrong: dict[str, list[tuple[str, str, str]]] = {}
+    for name, tensor in tensors.items():
+        found = canon.lookup(name)
+        if found is None or found[0].role in ("head", "neck", "pool"):
+            continue
+        kind, want = _compare(found[1].split(), tensor.shape, sizes)
+        if kind:
+            origin = tensor.origin[0] if tensor.origin else name
+            wrong.setdefault(kind, []).append((origin, str(tensor.shape), want))
+    return [_shape_finding(kind, rows) for kind, rows in wrong.items()]
+
+
+def _mode(tensors: Mapping[str, Lazy], letter: str, width: int) -> int:
+    votes: Counter[int] = Counter()
+    for name, tensor in tensors.items():
+        found = canon.lookup(name)
+        if found and canon.block_of(name) is not None:
+            letters = found[1].split()
+            if letter in letters and len(letters) == len(tensor.shape) == 2 and width in tensor.shape:
+                votes[tensor.shape[letters.index(letter)]] += 1
+    return votes.most_common(1)[0][0] if votes else 0
+
+
+def _compare(letters: Sequence[str], shape: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[str, str]:
+    if len(letters) != len(shape):
+        if len(letters) == 4 and len(shape) == 5:
+            return "video", str(shape)
+        return "axes", " ".join(letters)
+    want = tuple(sizes.get(letter, size) if sizes.get(letter) else size for letter, size in zip(letters, shape))
+    if want == shape:
+        return "", ""
+    text = str(want)
+    if len(shape) == 2 and letters != ["d", "d"]:
+        turned = tuple(sizes.get(x) or s for x, s in zip(letters, shape[::-1]))
+        if turned == shape[::-1] or (sizes["d"] and shape[letters.index("d") ^ 1] == sizes["d"]):
+            return "transposed", text
+    if len(shape) == 2 and shape[0] * 3 == sizes["d"] and shape[1] % 3 == 0:
+        return "transposed", text
+    return "width", text
+
+
+def _shape_finding(kind: str, rows: Sequence[tuple[str, str, str]]) -> Finding:
+    names = fold(dict.fromkeys(name for name, _, _ in rows))
+    found = ", ".join(dict.fromkeys(shape for _, shape, _ in rows[:3]))
+    want = ", ".join(dict.fromkeys(shape for _, _, shape in rows[:3]))
+    if kind == "video":
+        cause = f"the patch kernel has five axes {found}: a 3-D (video) patch embedding that a 2-D ViT cannot take"
+        return Finding("shape", names, cause, None, True)
+    if kind == "transposed":
+        cause = f"stored as (in, out) instead of (out, in), transposed: found {found}, expected {want}"
+        return Finding("shape", names, cause, "transpose these matrices, or name the project that wrote them", True)
+    word = "another width than the rest of the model" if kind == "width" else "another number of axes than expected"
+    return Finding("shape", names, f"{word}: found {found}, expected {want}",
+                   "the file mixes two models, or was pruned; a uniform ViT cannot hold it", True)  # fmt: skip

@@ -1,0 +1,158 @@
+"""Several files that are one checkpoint: a Hugging Face weight map and its shards, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from anyvit.containers import single, sniff
+from anyvit.errors import FileError, UnsafeError
+from anyvit.lazy import Checkpoint, Lazy, Note
+
+
+def read_index(index: Path) -> Checkpoint:
+    """Opens the shards that a weight map names, and compares both.
+
+    Arguments:
+        index: the JSON file, `model.safetensors.index.json` or its like.
+
+    Raises:
+        FileError: a shard is missing or damaged.
+        UnsafeError: the map leads out of its folder.
+    """
+    content = sniff.weight_map(index)
+    where: Mapping[str, object] = content["weight_map"]  # type: ignore[assignment]
+    if not all(isinstance(shard, str) for shard in where.values()):
+        raise UnsafeError(f"the weight map {index} does not map names to file names")
+    listed = {str(name): str(shard) for name, shard in where.items()}
+    shards = list(dict.fromkeys(listed[name] for name in sorted(listed, key=lambda name: listed[name])))
+    paths = [_inside(index.parent, shard, index.name) for shard in shards]
+    _check_present(str(index), paths)
+    opened = {shard: single.read(path, index=False) for shard, path in zip(shards, paths, strict=True)}
+    tensors, notes = _joined(opened, listed)
+    notes += unlisted(index.parent, shards[0], shards)
+    return _checkpoint(index.parent, list(opened.values()), tensors, notes)
+
+
+def read_complete(folder: Path, names: Sequence[str]) -> Checkpoint:
+    """Opens shards that lie in a folder without a weight map; all must be there.
+
+    Arguments:
+        names: file names of one stem, like `model-00001-of-00002.safetensors`.
+    """
+    match = single.SHARD.fullmatch(names[0])
+    assert match is not None, names
+    count = int(match["count"])
+    paths = [
+        _inside(folder, f"{match['stem']}-{i:05d}-of-{count:05d}{match['suffix']}", "the folder")
+        for i in range(1, min(count, 10_000) + 1)
+    ]
+    _check_present("the number in the file names", paths)
+    opened = {path.name: single.read(path, index=False) for path in paths}
+    tensors, notes = _joined(opened, {})
+    notes.append(Note("shard", tuple(opened), f"{count} shards without an index file, all present"))
+    return _checkpoint(folder, list(opened.values()), tensors, notes)
+
+
+def _inside(folder: Path, shard: str, index: str) -> Path:
+    """The path of a shard, refused where it leads out of the folder."""
+    parts = (*PurePosixPath(shard).parts, *PureWindowsPath(shard).parts)
+    absolute = PurePosixPath(shard).is_absolute() or PureWindowsPath(shard).anchor
+    if not shard or absolute or ".." in parts or "\0" in shard:
+        raise UnsafeError(
+            f"the weight map {index} leads out of its folder",
+            names=[shard.replace("\0", "\\0")],
+            expected="the name of a file beside it",
+            usual="a forged index",
+        )
+    path = folder / shard
+    home, target = folder.resolve(), path.resolve()
+    # The hub's cache keeps snapshots/<revision>/<name> as links to ../../blobs/<hash>.
+    above = folder.absolute().parent
+    blobs = above.parent.resolve() / "blobs" if above.name == "snapshots" else home
+    if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+        raise UnsafeError(
+            f"a shard of {index} is a link that leads out of its folder",
+            names=[shard],
+            found=str(target),
+            remedy="put the file itself into the folder, or open the folder where it lies",
+        )
+    return path
+
+
+def _check_present(source: str, paths: Sequence[Path]) -> None:
+    missing = [path for path in paths if not path.exists()]
+    if len(missing) == len(paths):
+        raise FileError(
+            f"{source} is a JSON weight map, no tensors",
+            names=[str(path) for path in missing],
+            usual="the index was fetched without its shards",
+            remedy="put the shards beside it",
+        )
+    if missing:
+        raise FileError(
+            f"{len(missing)} of {len(paths)} shards are missing",
+            names=[str(path) for path in missing],
+            expected=f"every file that {source} asks for",
+            usual="a download that was cut",
+            remedy="fetch the missing files into the folder",
+        )
+
+
+def _joined(opened: Mapping[str, Checkpoint], listed: Mapping[str, str]) -> tuple[dict[str, Lazy], list[Note]]:
+    """All tensors once, and what the weight map and the shards say differently."""
+    homes: dict[str, list[str]] = {}
+    for shard, part in opened.items():
+        for name in part.tensors:
+            homes.setdefault(name, []).append(shard)
+    tensors: dict[str, Lazy] = {}
+    for name, shards in homes.items():
+        wanted = listed.get(name)
+        tensors[name] = opened[wanted if wanted in shards else shards[0]].tensors[name]
+    twice = [name for name, shards in homes.items() if len(shards) > 1]
+    moved = [n for n, shards in homes.items() if n in listed and listed[n] not in shards]
+    stray = [name for name in homes if listed and name not in listed]
+    lost = [name for name in listed if name not in homes]
+    said = (
+        ("duplicate", twice, "in several shards; the copy that the weight map names, else the first, is used"),
+        ("misplaced", moved, "in another shard than the weight map says"),
+        ("stray", stray, "in a shard, but not in the weight map"),
+        ("missing", lost, "in the weight map, but in no shard"),
+    )
+    notes = [Note(kind, tuple(names), cause, "fetch index and shards again") for kind, names, cause in said if names]
+    return tensors, notes
+
+
+def unlisted(folder: Path, name: str, used: Sequence[str] = ()) -> tuple[Note, ...]:
+    """A note on shards of the same stem as `name` that lie beside it and are not used."""
+    match = single.SHARD.fullmatch(name)
+    stem = match["stem"] + match["suffix"] if match else name
+    extra = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if (other := single.SHARD.fullmatch(path.name))
+        and other["stem"] + other["suffix"] == stem
+        and path.name not in used
+    ]
+    cause = "shards that nothing names, not opened"
+    return (Note("stray", tuple(extra), cause, "remove them if they are left from another save"),) if extra else ()
+
+
+def _checkpoint(folder: Path, parts: Sequence[Checkpoint], tensors: dict[str, Lazy], notes: list[Note]) -> Checkpoint:
+    extras = {key: value for part in reversed(parts) for key, value in part.extras.items()}
+    checks = [part.verify for part in parts if part.verify is not None]
+    return Checkpoint(
+        tensors,
+        parts[0].container if parts else "safetensors",
+        str(folder),
+        extras=extras,
+        aliases={name: first for part in parts for name, first in part.aliases.items()},
+        notes=(*notes, *(note for part in parts for note in part.notes)),
+        metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
+        verify=(lambda: _chained(checks)) if checks else None,
+    )
+
+
+def _chained(checks: Sequence[Callable[[], Iterator[Note]]]) -> Iterator[Note]:
+    for check in checks:
+        yield from check()

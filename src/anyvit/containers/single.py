@@ -1,0 +1,100 @@
+"""One file, opened by what is in it."""
+
+from __future__ import annotations
+
+import re
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+from anyvit.containers import sniff
+from anyvit.containers.files import unreadable
+from anyvit.errors import FileError
+from anyvit.lazy import Checkpoint, Note
+
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+"""File name of a shard. Source: https://huggingface.co/docs/huggingface_hub/package_reference/serialization."""
+
+
+def read(path: str | Path, *, index: bool = True) -> Checkpoint:
+    """Opens a file by its first bytes, whatever it is called.
+
+    Arguments:
+        path: the file.
+        index: whether a JSON weight map is followed to its shards.
+
+    Raises:
+        FileError: missing, no regular file, or of a format that is not read.
+    """
+    path = Path(path)
+    _check_regular(path)
+    match sniff.kind(path):
+        case "safetensors":
+            from anyvit.containers import safetensors
+
+            found = safetensors.read(path)
+        case "zip":
+            found = _read_zip(path)
+        case "pickle":
+            from anyvit.containers import torch_file
+
+            found = torch_file.read(path)
+        case "msgpack":
+            from anyvit.containers import msgpack
+
+            found = msgpack.read(path)
+        case "onnx":
+            from anyvit.containers import onnx
+
+            found = onnx.read(path)
+        case _ if index:
+            from anyvit.containers import shards
+
+            found = shards.read_index(path)
+        case _:
+            raise FileError(f"{path} is a JSON file where a shard was expected", usual="a damaged folder")
+    return found
+
+
+def shard_note(path: Path) -> tuple[Note, ...]:
+    """What to say of a file that is one shard of several, by its name."""
+    match = SHARD.fullmatch(path.name)
+    if match is None or int(match["count"]) < 2:
+        return ()
+    cause = f"one shard of {int(match['count'])}; the other tensors lie in the other files"
+    return (Note("shard", (path.name,), cause, f"open the folder, {path.parent}"),)
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if "://" in str(path) or ":/" in str(path):
+            raise FileError(f"{path} is an address, not a local path", remedy="download it first") from error
+        raise (unreadable(path, error) if isinstance(error, OSError) else FileError(f"{path!r} is no path")) from error
+    if not stat.S_ISREG(mode):
+        raise FileError(f"{path} is no regular file", usual="a pipe, a socket or a device")
+
+
+def _read_zip(path: Path) -> Checkpoint:
+    from anyvit.containers import npz, torch_file, zips
+
+    # The first name mostly tells; a directory of thousands is then parsed once, by the reader.
+    for look in (zips.first_name, zips.members):
+        names = list(look(path))
+        if any(name.endswith((".pkl", "/version")) for name in names):
+            return torch_file.read(path)
+        if any(name.endswith(".npy") for name in names):
+            return npz.read(path)
+    if any(name.endswith(".weights.h5") for name in names):
+        raise FileError(f"{path} is a Keras archive (.keras), which is not supported", remedy="save with numpy.savez")
+    if not names:
+        raise FileError(f"{path} is an empty archive", usual="numpy.savez or torch.save that was given nothing")
+    raise FileError(
+        f"{path} is a zip archive of other files", names=names[:8], remedy="unzip it and open the file or folder in it"
+    )
+
+
+def with_notes(checkpoint: Checkpoint, notes: tuple[Note, ...]) -> Checkpoint:
+    """The same checkpoint with more to say."""
+    return replace(checkpoint, notes=(*checkpoint.notes, *notes)) if notes else checkpoint

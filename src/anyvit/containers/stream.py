@@ -1,0 +1,44 @@
+"""The bytes of a tensor, piecewise: what every writer pulls, so that no tensor that is only moved is ever in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anyvit.dtypes import np_dtype
+from anyvit.lazy import Lazy
+
+STEP = 4 << 20
+"""Bytes handed on at a time; two of them fit in the 8 MB that a writer may hold."""
+
+
+def chunks(lazy: Lazy, step: int = STEP) -> Iterator[bytes | memoryview]:
+    """The tensor as little-endian bytes in C order, at most `step` bytes at a time.
+
+    A tensor made of byte ranges is read range by range; only one whose values must be computed is held as a whole.
+
+    Example:
+        >>> import numpy as np
+        >>> from anyvit.lazy import from_array
+        >>> [bytes(part) for part in chunks(from_array(np.array([1, 2, 3], "uint8")), step=2)]
+        [b'\\x01\\x02', b'\\x03']
+    """
+    if lazy.pieces is None:
+        yield from _from_memory(lazy, step)
+        return
+    for piece in lazy.pieces:
+        at, end = piece.offset, piece.offset + piece.size
+        while at < end:
+            yield piece.source.read(at, min(step, end - at))
+            at += step
+
+
+def _from_memory(lazy: Lazy, step: int) -> Iterator[memoryview]:
+    import numpy as np
+
+    array = np.ascontiguousarray(lazy.read(), np_dtype(lazy.dtype))
+    if not array.size:
+        return
+    # bfloat16 and float8 arrays export no buffer of their own.
+    data = array.reshape(-1).view("uint8").data
+    for at in range(0, len(data), step):
+        yield data[at : at + step]

@@ -1,0 +1,151 @@
+"""What a file is instead, in plain words, when it is no Vision Transformer that can be loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from anyvit.dtypes import is_floating
+from anyvit.lazy import Lazy
+from anyvit.report import Finding, fold
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A name that gives a kind of file away.
+
+    Arguments:
+        pattern: regular expression, searched in every name.
+        kind: the kind of the finding.
+        cause: what the file is, in plain words.
+        remedy: what to do.
+    """
+
+    pattern: str
+    kind: str
+    cause: str
+    remedy: str | None = None
+
+
+SIGNS: tuple[Sign, ...] = (
+    Sign(r"(^|\.)_?flat_param(_\d+)?$", "not a ViT",
+         "FSDP flat parameters: the weights of many tensors are flattened into one and cannot be told apart",
+         "unshard first: save with StateDictType.FULL_STATE_DICT, or with torch.distributed.checkpoint"),
+    Sign(r"\.(qweight|qzeros|g_idx)$", "quantised", "quantised with GPTQ or AWQ (qweight, qzeros, scales)",
+         "dequantise first, or get the original weights"),
+    Sign(r"\.(quant_state\.|absmax$|quant_map$|nested_absmax$)", "quantised",
+         "quantised with bitsandbytes to 4 bits (absmax, quant_map, quant_state)", "dequantise first: model.dequantize()"),
+    Sign(r"\.(SCB|weight_format)$", "quantised", "quantised with bitsandbytes to 8 bits (LLM.int8: weight and SCB)",
+         "dequantise first: model.dequantize()"),
+    Sign(r"^v\.blk\.\d+\.", "not a ViT", "GGUF names of llama.cpp (v.blk.N, axes reversed): GGUF is not supported",
+         "use the checkpoint that the GGUF file was made from"),
+    Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter: it holds differences, not a model",
+         "merge it into its base model first: model.merge_and_unload()"),
+    Sign(r"patch_embed\.backbone\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
+         "a hybrid: a convolutional stem (ResNet) stands before plain ViT blocks, the patch embedding works on its output"),
+    Sign(r"(^|\.)visual\.(layer1\.|attnpool\.)", "not a ViT",
+         "CLIP with a ModifiedResNet image tower (visual.layer1, visual.attnpool): convolutional, no Vision Transformer"),
+    Sign(r"blocks_token_only\.|attn\.proj_[lw]\.", "not a ViT",
+         "CaiT: class-attention blocks (blocks_token_only) and talking heads; another architecture"),
+    Sign(r"attn\.gating_param$", "not a ViT", "ConViT: gated positional self-attention (gating_param); another architecture"),
+    Sign(r"blocks\.\d+\.(fusion|projs|revert_projs)\.", "not a ViT", "CrossViT: two branches of different width"),
+    Sign(r"mlp_(tokens|channels)\.", "not a ViT", "MLP-Mixer: there is no attention, tokens are mixed by MLPs"),
+    Sign(r"blocks\.\d+\.linear_tokens\.", "not a ViT", "ResMLP: there is no attention, tokens are mixed by a linear layer"),
+    Sign(r"attn\.(pool_[qkv]|norm_[qkv]|rel_pos_[hw])$|attn\.pool_[qkv]\.", "not a ViT", "MViT: pooling attention (pool_q), several resolutions"),
+    Sign(r"^transformers\.\d+\.(blocks|pool)\.", "not a ViT", "PiT: a pooling ViT whose width changes between stages"),
+    Sign(r"(^|\.)attention_biases$|attention_bias_idxs$", "not a ViT",
+         "a hierarchical model with attention biases (LeViT, TinyViT or EfficientFormer), no plain ViT"),
+    Sign(r"stages\.\d+\.blocks\.\d+\.attn_(block|grid)\.", "not a ViT", "MaxViT: block and grid attention in convolutional stages"),
+    Sign(r"stages\.\d+\.\d+\.transformer\.\d+\.", "not a ViT", "MobileViT: convolutional stages with transformers inside"),
+    Sign(r"levels\.\d+\.transformer_encoder\.", "not a ViT", "NesT: nested hierarchical transformers"),
+    Sign(r"^(patch_embeds|pos_block)\.\d+\.", "not a ViT", "Twins: a hierarchical model with several patch embeddings"),
+    Sign(r"relative_position_bias_table$.*", "", ""),
+    Sign(r"(^|\.)layers\.\d+\.(blocks\.\d+\.attn\.relative_position|downsample\.)", "not a ViT",
+         "Swin: a hierarchical model with shifted windows, no plain ViT"),
+    Sign(r"downsample_layers\.|stages\.\d+\.\d+\.dwconv\.|stages\.\d+\.blocks\.\d+\.conv_dw\.", "not a ViT",
+         "ConvNeXt: a convolutional network (downsample_layers, stages, dwconv), no Vision Transformer"),
+    Sign(r"(^|\.)layer1\.0\.conv1\.weight$", "not a ViT",
+         "a convolutional ResNet (conv1, layer1 to layer4, fc), no Vision Transformer"),
+)  # fmt: skip
+
+QUANTISED_TEXT = "quantised: backbone weights are stored as integers without a meaning that the file states"
+
+
+def signs(names: Collection[str]) -> list[Finding]:
+    """The findings of every sign that some name shows."""
+    found = []
+    for sign in SIGNS:
+        if not sign.cause:
+            continue
+        pattern = re.compile(sign.pattern)
+        hits = [name for name in names if pattern.search(name)]
+        if hits:
+            found.append(Finding(sign.kind, fold(hits)[:6], sign.cause, sign.remedy, fatal=True))
+    return found
+
+
+def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Finding]:
+    """What to say of a file in which no dialect finds a patch kernel or a block."""
+    names = list(tensors)
+    if not names:
+        cause = "the file holds no tensors at all" + (f"; it holds {', '.join(sorted(extras)[:8])}" if extras else "")
+        return [Finding("not a ViT", (), cause, "get the file that holds the weights", True)]
+    found = signs(names)
+    if found:
+        return found
+    for test in (_optimizer, _decoder, _squashed, _head, _video):
+        if finding := test(tensors):
+            return [finding]
+    shown = fold(names)[:8]
+    cause = f"no known Vision Transformer layout fits these {len(names)} tensors"
+    return [Finding("not a ViT", shown, cause, "if it is a ViT of your own, give its names: anyvit.load(…, dialect=…)", True)]
+
+
+def _optimizer(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [n for n in tensors if re.search(r"(exp_avg|momentum_buffer|max_exp_avg_sq|\.step$)|(^|\.)(mu|nu)\.", n)]
+    if len(hits) * 2 < len(tensors):
+        return None
+    cause = "only the state of an optimizer (Adam's moments): there are no model weights in it"
+    return Finding("not a ViT", fold(hits)[:4], cause, "load the checkpoint that was saved beside it", True)
+
+
+def _decoder(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [n for n in tensors if re.search(r"(^|\.)(decoder_|decoder\.|predictor)", n)]
+    if len(hits) * 10 < len(tensors) * 9:
+        return None
+    cause = "only the decoder half of a masked autoencoder: decoder_blocks are not the encoder"
+    return Finding("not a ViT", fold(hits)[:4], cause, "load the file with the encoder", True)
+
+
+def _squashed(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [n for n in tensors if "." not in n and "/" not in n and re.search(r"\d", n) and n.count("_") > 1 or
+            re.search(r"blocks\d+(attn|mlp|norm)", n)]  # fmt: skip
+    if len(hits) * 2 < len(tensors):
+        return None
+    cause = "names without dots (the shadow copy of an EMA writes them so): which module a tensor belongs to cannot be told"
+    return Finding("not a ViT", tuple(hits[:4]), cause, "load the model's own state dict beside it", True)
+
+
+def _head(tensors: Mapping[str, Lazy]) -> Finding | None:
+    if len(tensors) > 8 or any(len(t.shape) > 2 for t in tensors.values()):
+        return None
+    shapes = [t.shape for t in tensors.values() if len(t.shape) == 2]
+    cause = f"no transformer blocks; looks like a linear head of shape {shapes[0]}" if shapes else "no transformer blocks"
+    return Finding("not a ViT", tuple(tensors), cause, "load the backbone's file, and this one as its head", True)
+
+
+def _video(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [n for n, t in tensors.items() if len(t.shape) == 5]
+    cause = "a 3-D (video) patch embedding that a 2-D Vision Transformer cannot take"
+    return Finding("not a ViT", tuple(hits[:2]), f"{cause}: {tensors[hits[0]].shape}", None, True) if hits else None
+
+
+def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
+    """Weights whose element type is no floating-point type: quantised, and by whom is not said."""
+    hits = {n: t.dtype for n, t in tensors.items() if not is_floating(t.dtype)}
+    if not hits:
+        return []
+    origins = [o for n in hits for o in tensors[n].origin or (n,)]
+    cause = f"{QUANTISED_TEXT} ({', '.join(sorted(set(hits.values())))})"
+    return [Finding("quantised", fold(dict.fromkeys(origins))[:6], cause, "dequantise first, or get the original weights", True)]

@@ -1,0 +1,402 @@
+"""What tensors do not say, by lineage: each fact with its source.
+
+A dialect is a spelling; a lineage is where weights come from. DINO, MoCo v3, MAE and DeiT share one spelling and differ in
+heads, recipes for positions and preprocessing. A lineage is chosen by its signs, the first in the table whose signs all
+hold; the last lineage of a dialect has no signs.
+
+Signs: `has R` a full name of the file matches the regular expression R; `lacks R` none does; `under R`, `bare R` the same
+for names below the prefix; `prefix R`; `file R` the file's name; `canon N` / `no N` a canonical name is present / absent
+(blocks by block 0); `container C`; `width N` embed_dim is N.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from anyvit.spec import Rope
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+
+EVA_ROPE = Rope(layout="interleaved", coords="scaled", reference=16)
+EVA_MIM_ROPE = Rope(layout="interleaved", coords="index")
+DINOV3_ROPE = Rope(base=100.0, layout="half", coords="normalized", span="head")
+CROCO_ROPE = Rope(base=100.0, layout="half", coords="index")
+PE_ROPE = Rope(layout="interleaved", coords="index1", first="column")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where weights come from and what that tells.
+
+    Arguments:
+        name: short and stable.
+        dialects: the spellings in which such files come.
+        facts: Spec field → value.
+        source: where the facts stand.
+        when: signs, all of which must hold.
+        heads: width → head count where it is not width / 64.
+        head_dim: channels of one head otherwise.
+    """
+
+    name: str
+    dialects: tuple[str, ...]
+    facts: Mapping[str, Any]
+    source: str
+    when: tuple[str, ...] = ()
+    heads: Mapping[int, int] = field(default_factory=dict)
+    head_dim: int = 64
+
+
+WIDE = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16, 1792: 16, 2432: 32, 3200: 25, 4096: 32}
+"""Head counts of wide models, whose heads are not 64 channels.
+
+Source: Zhai et al. 2022 (arXiv:2106.04560) table 2 (g 1408, G 1664, 16 heads), MAE models_mae.py (huge, 16 heads),
+big_vision configs so400m (1152, 16 heads), EVA-CLIP configs (1408: 88, 1792: 112), InternVL configs (3200, 25 heads).
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What signs are looked up in."""
+
+    names: Collection[str]
+    prefix: str
+    canon: Collection[str]
+    container: str
+    file: str
+    width: int
+
+    def holds(self, sign: str) -> bool:
+        """Whether a sign holds.
+
+        Example:
+            >>> Scene(["a.mask_token"], "a.", ["embed.cls"], "torch", "x.pth", 384).holds("under mask_token")
+            True
+        """
+        kind, _, what = sign.partition(" ")
+        below = (name[len(self.prefix) :] for name in self.names if name.startswith(self.prefix))
+        if kind in ("has", "lacks"):
+            return any(re.search(what, name) for name in self.names) == (kind == "has")
+        if kind in ("under", "bare"):
+            return any(re.fullmatch(what, name) for name in below) == (kind == "under")
+        if kind in ("canon", "no"):
+            return (what.replace("{i}", "0") in self.canon) == (kind == "canon")
+        if kind == "prefix":
+            return bool(re.search(what, self.prefix))
+        if kind == "file":
+            return bool(re.search(what, self.file, re.IGNORECASE))
+        if kind == "width":
+            return self.width == int(what)
+        if kind == "container":
+            return self.container in what.split("|")
+        raise ValueError(f"no such sign: {sign}")
+
+
+PLAIN = ("timm", "dino", "dinov2", "mae", "deit", "ibot", "moco", "ijepa", "msn")
+"""The spellings that differ in extras only."""
+V2 = ("dinov2", "dinov2-chunked", "timm")
+TORCH = "container torch|torch-legacy|dcp"
+
+LINEAGES: tuple[Lineage, ...] = (
+    Lineage(
+        "dinov2-registers", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2-registers", **IMAGENET},
+        "dinov2/hub/backbones.py: interpolate_antialias=True, interpolate_offset=0.0 for the models with registers",
+        ("canon embed.reg",), head_dim=64,
+    ),
+    Lineage(
+        "dinov2", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2", **IMAGENET},
+        "dinov2/models/vision_transformer.py: eps=1e-6, interpolate_offset=0.1, no antialias",
+        ("has (^|\\.)(mask_token|dino_head\\..*|ibot_head\\..*)$",),
+    ),
+    Lineage(
+        "dinov2", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2", **IMAGENET},
+        "dinov2/models/vision_transformer.py: eps=1e-6, interpolate_offset=0.1, no antialias",
+        ("canon blocks.{i}.ls1", TORCH, "no head.weight"),
+    ),
+    Lineage(
+        "dinov2", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2", **IMAGENET},
+        "dinov2/models/vision_transformer.py: eps=1e-6, interpolate_offset=0.1, no antialias",
+        ("canon blocks.{i}.mlp.gate.weight",),
+    ),
+    Lineage(
+        "dinov2", ("dinov2-chunked",), {"eps": 1e-6, "resample": "dinov2", **IMAGENET},
+        "dinov2/models/vision_transformer.py: eps=1e-6, interpolate_offset=0.1, no antialias",
+    ),
+    Lineage(
+        "ibot", PLAIN, {"eps": 1e-6, "resample": "dino", **IMAGENET},
+        "ibot/models/vision_transformer.py interpolate_pos_encoding",
+        ("has masked_embed$|(^|\\.)ibot_loss\\.",),
+    ),
+    Lineage(
+        "moco-v3", PLAIN, {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
+        "moco-v3/vits.py: vit_small has 12 heads at width 384; fixed sin-cos positions",
+        ("prefix (base|momentum)_encoder",), heads={384: 12},
+    ),
+    Lineage(
+        "ijepa", PLAIN, {"eps": 1e-6, "resample": "ijepa", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
+        "ijepa/src/models/vision_transformer.py: sin-cos positions, no cls token",
+        ("prefix target_encoder|(^|\\.)encoder\\.", "no embed.cls"), heads=WIDE,
+    ),
+    Lineage(
+        "msn", PLAIN, {"eps": 1e-6, "resample": "msn", **IMAGENET},
+        "facebookresearch/msn src/deit.py", ("prefix target_encoder",),
+    ),
+    Lineage(
+        "mae", ("mae", "timm"), {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
+        "mae/models_mae.py: eps=1e-6, fixed sin-cos positions", ("has decoder_(blocks|embed)",), heads=WIDE,
+    ),
+    Lineage(
+        "mae-finetuned", ("mae",), {"eps": 1e-6, "resample": "mae", **IMAGENET},
+        "mae/models_vit.py, util/pos_embed.py interpolate_pos_embed", heads=WIDE,
+    ),
+    Lineage(
+        "deit", ("deit", "timm"), {"eps": 1e-6, "resample": "deit", **IMAGENET},
+        "deit/main.py: bicubic without antialias to size=", ("canon embed.dist", TORCH),
+    ),
+    Lineage("deit", ("deit", "deit3"), {"eps": 1e-6, "resample": "deit", **IMAGENET}, "deit/main.py", heads=WIDE),
+    Lineage(
+        "dino", PLAIN, {"eps": 1e-6, "resample": "dino", **IMAGENET},
+        "dino/vision_transformer.py: eps=1e-6, scale_factor=(g+0.1)/sqrt(N)",
+        (TORCH, "no head.weight", "no fc_norm.weight", "no embed.norm.weight", "no blocks.{i}.ls1", "no embed.reg",
+         "canon embed.cls", "no blocks.{i}.mlp.gate.weight"), heads=WIDE,
+    ),
+    Lineage(
+        "timm-clip", ("timm", "timm-glu", "open_clip-timm"), {"eps": 1e-5, "act": "gelu", "resample": "timm", **CLIP},
+        "timm/models/vision_transformer.py: *_clip_* models, norm_layer eps 1e-5",
+        ("canon embed.norm.weight",), heads=WIDE,
+    ),
+    Lineage(
+        "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
+        "timm/models/vision_transformer.py aimv2_*: 8 to 24 heads of 128 channels",
+        ("canon embed.patch_norm.weight",), head_dim=128,
+    ),
+    Lineage(
+        "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
+        "timm/models/vision_transformer.py *_siglip_*: act_layer gelu_tanh in all but the first 224 px models",
+        ("canon pool.query",), heads=WIDE,
+    ),
+    Lineage(
+        "radio", ("timm",), {"eps": 1e-6, "resample": "radio", **CLIP},
+        "timm/models/vision_transformer.py *_radio_*", ("file radio",), heads=WIDE,
+    ),
+    Lineage(
+        "dinov2", ("timm", "timm-glu"), {"eps": 1e-6, "resample": "timm", **IMAGENET},
+        "timm/models/vision_transformer.py *_dinov2", ("canon blocks.{i}.mlp.gate.weight", "width 1536"),
+        heads={1536: 24},
+    ),
+    Lineage(
+        "timm", ("timm", "timm-glu"), {"eps": 1e-6, "act": "gelu", "resample": "timm"},
+        "timm/models/vision_transformer.py: norm_layer LayerNorm eps=1e-6, erf GELU, resample_abs_pos_embed",
+        heads=WIDE,
+    ),
+    Lineage(
+        "google", ("google-npz",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "google", **HALF},
+        "vision_transformer/vit_jax/models_vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6; checkpoint.py zoom",
+    ),
+    Lineage(
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "flexivit", **HALF},
+        "big_vision/models/proj/flexi/vit.py", ("file flexi",),
+    ),
+    Lineage(
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
+        "big_vision/models/vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6, resample_posemb",
+    ),
+    Lineage(
+        "hf-vit", ("hf-vit", "hf-vit-memory"), {"eps": 1e-12, "act": "gelu", "resample": "hf", **HALF},
+        "transformers ViTConfig: layer_norm_eps=1e-12, hidden_act='gelu'", heads=WIDE,
+    ),
+    Lineage(
+        "hf-deit", ("hf-deit", "hf-deit-memory"), {"eps": 1e-12, "act": "gelu", "resample": "hf", **IMAGENET},
+        "transformers DeiTConfig",
+    ),
+    Lineage(
+        "hf-dinov2-registers", ("hf-dinov2-with-registers", "hf-dinov2-with-registers-memory"),
+        {"eps": 1e-6, "act": "gelu", "resample": "hf-registers", **IMAGENET},
+        "transformers Dinov2WithRegistersEmbeddings.interpolate_pos_encoding: antialias=True",
+    ),
+    Lineage(
+        "hf-dinov2", ("hf-dinov2", "hf-dinov2-memory"), {"eps": 1e-6, "act": "gelu", "resample": "hf", **IMAGENET},
+        "transformers Dinov2Config: layer_norm_eps=1e-6",
+    ),
+    Lineage(
+        "hf-clip", ("hf-clip", "hf-clip-memory"),
+        {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, **CLIP},
+        "transformers CLIPVisionConfig: hidden_act='quick_gelu'; last_hidden_state stands before post_layernorm",
+        heads=WIDE,
+    ),
+    Lineage(
+        "hf-siglip", ("hf-siglip", "hf-siglip-memory"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "hf", **HALF},
+        "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6", heads=WIDE,
+    ),
+    Lineage(
+        "hf-dinov3", ("hf-dinov3", "hf-dinov3-memory"), {"eps": 1e-5, "rope": DINOV3_ROPE, **IMAGENET},
+        "transformers DINOv3ViTConfig: layer_norm_eps=1e-5, rope_theta=100", heads={4096: 32},
+    ),
+    Lineage(
+        "hf-beit", ("hf-beit", "hf-beit-memory"), {"eps": 1e-12, "act": "gelu", "rel_resample": "hf", **HALF},
+        "transformers BeitConfig: layer_norm_eps=1e-12",
+    ),
+    Lineage(
+        "hf-mae", ("hf-vit-mae", "hf-vit-mae-memory"), {"eps": 1e-12, "resample": "hf", **IMAGENET, "pos_embed": "sincos"},
+        "transformers ViTMAEConfig", heads=WIDE,
+    ),
+    Lineage(
+        "hf-ijepa", ("hf-ijepa", "hf-ijepa-memory"),
+        {"eps": 1e-6, "resample": "hf", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
+        "transformers IJepaConfig; facebook/ijepa_* config.json: layer_norm_eps 1e-6", heads=WIDE,
+    ),
+    Lineage(
+        "hf-msn", ("hf-vit-msn", "hf-vit-msn-memory"), {"eps": 1e-6, "resample": "hf", **IMAGENET},
+        "transformers ViTMSNConfig: layer_norm_eps=1e-6",
+    ),
+    Lineage(
+        "hf-internvl", ("hf-internvl", "hf-internvl-memory"), {"eps": 1e-6, "resample": "hf", **IMAGENET},
+        "transformers InternVLVisionConfig: layer_norm_eps=1e-6", heads=WIDE,
+    ),
+    Lineage(
+        "hf-aimv2", ("hf-aimv2", "hf-aimv2-memory"), {"eps": 1e-5, "act": "silu", **CLIP},
+        "transformers Aimv2VisionConfig: rms_norm_eps=1e-5, 128 channels a head", head_dim=128,
+    ),
+    Lineage(
+        "hf-sam", ("hf-sam", "hf-sam-memory"), {"eps": 1e-6, **IMAGENET},
+        "transformers SamVisionConfig: layer_norm_eps=1e-6",
+    ),
+    Lineage(
+        "openai-clip", ("openai-clip",), {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP},
+        "openai/CLIP clip/model.py: QuickGELU, nn.LayerNorm default eps 1e-5, width // 64 heads",
+        ("container torchscript",),
+    ),
+    Lineage(
+        "openai-clip", ("openai-clip",), {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP},
+        "openai/CLIP clip/model.py: QuickGELU; input_resolution is written by OpenAI's archives only",
+        ("has input_resolution$",),
+    ),
+    Lineage(
+        "openai-clip", ("openai-clip",), {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP},
+        "openai/CLIP clip/model.py, by the file's name", ("file ^(RN|ViT-[BL]-(16|32|14))",),
+    ),
+    Lineage(
+        "open_clip", ("open_clip", "openai-clip"), {"eps": 1e-5, "act": "gelu", "resample": "open_clip", **CLIP},
+        "open_clip/model.py CLIPVisionCfg: GELU unless quick_gelu, LayerNorm eps 1e-5", heads=WIDE,
+    ),
+    Lineage(
+        "open_clip", ("open_clip-timm",), {"eps": 1e-6, "act": "gelu", "resample": "timm", **CLIP},
+        "open_clip/timm_model.py", ("no pool.query",), heads=WIDE,
+    ),
+    Lineage(
+        "open_clip-siglip", ("open_clip-timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
+        "open_clip model_configs ViT-*-SigLIP*", heads=WIDE,
+    ),
+    Lineage(
+        "instantmesh", ("instantmesh",),
+        {"eps": 1e-12, "act": "gelu", "resample": "dino", "condition": "instantmesh", "pool": "none", **IMAGENET},
+        "InstantMesh src/models/encoder/dino.py: layer_norm_eps of facebook/dino-vitb16 config.json, +0.1",
+    ),
+    Lineage(
+        "internvit", ("internvit",), {"eps": 1e-6, "act": "gelu", "resample": "internvit", **IMAGENET},
+        "InternVL configuration_intern_vit.py: layer_norm_eps=1e-6, hidden_act='gelu'", heads=WIDE,
+    ),
+    Lineage(
+        "dinov3", ("dinov3",), {"eps": 1e-5, "rope": DINOV3_ROPE, **IMAGENET},
+        "dinov3/models/vision_transformer.py: layernormbf16 eps 1e-5, rope base 100, coords separate",
+        heads={4096: 32},
+    ),
+    Lineage(
+        "eva02-finetuned", ("eva02",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
+        "EVA-02/asuka/modeling_finetune.py: intp_freq, pt_hw_seq_len=16", heads=WIDE,
+    ),
+    Lineage(
+        "eva-clip", ("eva-clip",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
+        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)", heads=WIDE,
+    ),
+    Lineage(
+        "timm-dinov3", ("timm-eva",), {"eps": 1e-5, "rope": DINOV3_ROPE, "resample": "timm", "pool": "avg", **IMAGENET},
+        "timm/models/eva.py *_dinov3: eps 1e-5, rope_type dinov3", ("canon embed.reg", "no embed.pos"),
+        heads={4096: 32},
+    ),
+    Lineage(
+        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
+        "timm/models/eva.py vit_pe_*", ("canon embed.norm.weight",), heads={1536: 16},
+    ),
+    Lineage(
+        "timm-eva", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
+        "timm/models/eva.py", heads=WIDE,
+    ),
+    Lineage(
+        "beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "beit", **HALF},
+        "unilm/beit/modeling_finetune.py; run_class_finetuning.py (geometric resize)", ("container torch|torch-legacy",),
+    ),
+    Lineage(
+        "timm-beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "timm", **HALF},
+        "timm/models/beit.py",
+    ),
+    Lineage(
+        "aimv2", ("aimv2",), {"eps": 1e-5, "act": "silu", "resample": "none", **CLIP},
+        "ml-aim aim-v2/aim/v2/torch: RMSNorm 1e-5, SwiGLU, 128 channels a head", head_dim=128,
+    ),
+    Lineage(
+        "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "resample": "pe", "pool_heads": 8, **HALF},
+        "perception_models core/vision_encoder/{config,pe,rope}.py", heads={1536: 16},
+    ),
+    Lineage(
+        "radio", ("radio",), {"eps": 1e-6, "act": "gelu", "resample": "radio", **CLIP},
+        "NVlabs/RADIO radio/vit_patch_generator.py, hubconf.py", heads=WIDE,
+    ),
+    Lineage(
+        "sam", ("sam", "timm-sam"), {"eps": 1e-6, "act": "gelu", "resample": "none", **IMAGENET},
+        "segment_anything/modeling/image_encoder.py, build_sam.py (eps=1e-6)",
+    ),
+    Lineage(
+        "torchvision", ("torchvision",), {"eps": 1e-6, "act": "gelu", "resample": "torchvision", **IMAGENET},
+        "torchvision/models/vision_transformer.py", heads=WIDE,
+    ),
+    Lineage(
+        "croco", ("croco",), {"eps": 1e-6, "act": "gelu", "rope": CROCO_ROPE, **IMAGENET},
+        "croco/models/croco.py, pos_embed.py RoPE2D(freq=100)",
+    ),
+    Lineage(
+        "mmpretrain", ("mmpretrain",), {"eps": 1e-6, "act": "gelu", "resample": "mmpretrain", **IMAGENET},
+        "mmpretrain/models/backbones/vision_transformer.py", heads=WIDE,
+    ),
+    Lineage(
+        "timm-relpos", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", **IMAGENET},
+        "timm/models/vision_transformer_relpos.py",
+    ),
+    Lineage("anyvit", ("anyvit", "anyvit-dit"), {}, "anyvit's own state dict; its metadata holds the spec", heads=WIDE),
+)  # fmt: skip
+
+UNKNOWN = Lineage("unknown", (), {"eps": 1e-6, "act": "gelu"}, "common defaults", heads=WIDE)
+
+
+def lineage_of(dialect: str, scene: Scene) -> Lineage:
+    """The lineage of a file in a dialect."""
+    for lineage in LINEAGES:
+        if dialect in lineage.dialects and all(scene.holds(sign) for sign in lineage.when):
+            return lineage
+    return UNKNOWN
+
+
+def prefer(rivals: Sequence[str], scene: Scene) -> str:
+    """The dialect of equally good ones that the lineage table names first; the first one where it names none.
+
+    Example:
+        >>> prefer(["timm", "dinov2"], Scene(["mask_token"], "", [], "torch", "", 384))
+        'dinov2'
+    """
+    for lineage in LINEAGES:
+        named = [name for name in rivals if name == lineage.name or name in lineage.dialects[:1]]
+        named = named or [name for name in lineage.dialects if name in rivals]
+        if named and lineage.when and all(scene.holds(sign) for sign in lineage.when):
+            return lineage.name if lineage.name in rivals else named[0]
+    return rivals[0]

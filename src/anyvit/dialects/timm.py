@@ -1,0 +1,129 @@
+"""timm's VisionTransformer names, which DINO, MAE, MoCo v3, DeiT and others share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from anyvit.rules import Dialect, R, Rule, without
+
+B = "blocks.{i}."
+QKV = "(parts o) ... -> parts o ..."
+POS = "1 (k+n) d -> k d, n d"
+SOURCE = "huggingface/pytorch-image-models v1.0.31: timm/"
+
+MLP = R(B + "mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}")
+
+BASE = (
+    R("patch_embed.proj.{p}", "embed.patch.{p}"),
+    R("cls_token", "embed.cls", "1 t d -> t d"),
+    R("dist_token", "embed.dist", "1 1 d -> d"),
+    R("pos_embed", "embed.[pos_prefix|pos]", POS),
+    R(B + "<norm1|norm2>.{p}", B + "<norm1|norm2>.{p}"),
+    R(B + "attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV),
+    R(B + "attn.proj.{p}", B + "attn.out.{p}"),
+    MLP,
+    R("norm.{p}", "norm.{p}"),
+    R("head.{p}", "head.{p}"),
+)
+
+POOL = (
+    R("attn_pool.latent", "pool.query", "1 s d -> s d"),
+    R("attn_pool.q.{p}", "pool.q.{p}"),
+    R("attn_pool.kv.{p}", "pool.[k|v].{p}", QKV),
+    R("attn_pool.proj.{p}", "pool.out.{p}"),
+    R("attn_pool.norm.{p}", "pool.norm.{p}"),
+    R("attn_pool.mlp.<fc1|fc2>.{p}", "pool.mlp.<fc1|fc2>.{p}"),
+)
+
+RULES = (
+    *BASE,
+    R("reg_token", "embed.reg", "1 r d -> r d"),
+    R("patch_embed.norm.{p}", "embed.patch_norm.{p}"),
+    R("norm_pre.{p}", "embed.norm.{p}"),
+    R(B + "attn.<q_norm|k_norm>.{p}", B + "attn.<q_norm|k_norm>.{p}"),
+    R(B + "attn.norm.{p}", B + "attn.norm.{p}"),
+    R(B + "<ls1|ls2>.gamma", B + "<ls1|ls2>"),
+    R(B + "mlp.norm.{p}", B + "mlp.norm.{p}"),
+    R("fc_norm.{p}", "fc_norm.{p}"),
+    R("head_dist.{p}", "head_dist.{p}"),
+    R("pre_logits.fc.{p}", "pre_logits.{p}", reads_only=True, why="timm before 0.8"),
+    *POOL,
+)
+
+
+def glu(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules with a gated MLP whose two first matrices are one, gate first.
+
+    Source: timm/layers/mlp.py, SwiGLUPacked = GluMlp with gate_last=False.
+    """
+    return (
+        *(rule for rule in rules if rule != MLP),
+        R(B + "mlp.fc1.{p}", B + "mlp.[gate|up].{p}", QKV),
+        R(B + "mlp.fc2.{p}", B + "mlp.down.{p}"),
+    )
+
+
+def swiglu(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules with a gated MLP of three matrices.
+
+    Source: timm/layers/mlp.py, SwiGLU.forward: fc2(norm(act(fc1_g(x)) * fc1_x(x))).
+    """
+    return (
+        *(rule for rule in rules if rule != MLP),
+        R(B + "mlp.<fc1_g|fc1_x|fc2>.{p}", B + "mlp.<gate|up|down>.{p}"),
+    )
+
+
+TIMM = Dialect("timm", RULES, SOURCE + "models/vision_transformer.py", "timm VisionTransformer", "timm")
+
+TIMM_GLU = Dialect(
+    "timm-glu",
+    glu(RULES),
+    SOURCE + "models/vision_transformer.py, layers/mlp.py",
+    "timm VisionTransformer with a packed gated MLP (DINOv2 giant, TIPSv2 giant)",
+    "timm",
+)
+
+TIMM_SWIGLU = Dialect(
+    "timm-swiglu",
+    swiglu(RULES),
+    SOURCE + "models/vision_transformer.py, layers/mlp.py",
+    "timm VisionTransformer with a gated MLP of three matrices (AIMv2)",
+    "timm",
+)
+
+TIMM_PARALLEL = Dialect(
+    "timm-parallel",
+    (
+        *without(RULES, B + "<norm1|norm2>.{p}", B + "attn.qkv.{p}", B + "attn.proj.{p}", MLP.theirs,
+                 B + "<ls1|ls2>.gamma", B + "attn.<q_norm|k_norm>.{p}", B + "attn.norm.{p}", B + "mlp.norm.{p}"),
+        R(B + "in_norm.{p}", B + "norm1.{p}", why="one norm feeds both branches, so there is no norm2"),
+        R(B + "in_proj.weight", B + "[mlp.fc1|attn.q|attn.k|attn.v].weight", "(m+d1+d2+d3) d -> m d, d1 d, d2 d, d3 d"),
+        R(B + "mlp_bias", B + "mlp.fc1.bias"),
+        R(B + "<q_norm|k_norm>.{p}", B + "attn.<q_norm|k_norm>.{p}"),
+        R(B + "attn_out_proj.{p}", B + "attn.out.{p}"),
+        R(B + "mlp_out_proj.{p}", B + "mlp.fc2.{p}"),
+    ),
+    SOURCE + "models/vision_transformer.py, ParallelScalingBlock",
+    "timm VisionTransformer whose attention and MLP run side by side",
+    "timm",
+)  # fmt: skip
+
+TIMM_NAFLEX = Dialect(
+    "timm-naflex",
+    (
+        *without(RULES, "patch_embed.proj.{p}", "cls_token", "dist_token", "reg_token", "pos_embed", "head_dist.{p}",
+                 "patch_embed.norm.{p}", "pre_logits.fc.{p}"),
+        R("embeds.proj.weight", "embed.patch.weight", "o (p1 p2 c) -> o c p1 p2"),
+        R("embeds.proj.bias", "embed.patch.bias"),
+        R("embeds.norm.{p}", "embed.patch_norm.{p}"),
+        R("embeds.<cls_token|reg_token>", "embed.<cls|reg>", "1 t d -> t d"),
+        R("embeds.pos_embed", "embed.pos", "1 gh gw d -> (gh gw) d"),
+    ),
+    SOURCE + "models/naflexvit.py, checkpoint_filter_fn",
+    "timm NaFlexViT",
+    "timm",
+    sizes={"c": 3},
+)  # fmt: skip
+
+DIALECTS = (TIMM, TIMM_GLU, TIMM_SWIGLU, TIMM_PARALLEL, TIMM_NAFLEX)

@@ -1,0 +1,409 @@
+"""What trained attention weights say by themselves about the number of heads.
+
+Two laws carry it. *Balance*: attention is unchanged when row i of q is scaled by a and row i of k by 1/a, or row i of v
+and column i of the output projection; gradient descent keeps the difference of their squared norms and weight decay
+shrinks it, so after training the norms follow each other. *Heads differ*: the channels of one head share a scale that
+other heads do not have. Weights that are random or hardly trained show neither, and the verdict then has no value.
+
+Source: https://arxiv.org/abs/1806.00900 (balance), https://arxiv.org/abs/2012.04728 (symmetries and weight decay).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MARGIN = 15.0
+"""Nats by which a verdict must lead the next candidate; measured in docs/evidence.md."""
+
+CAP = 40.0
+"""Nats that one vector of norms can at most hold against a candidate, so that one damaged tensor decides nothing."""
+
+SMALLEST = 8
+"""Channels of the smallest head that is believed; smaller groups compete, so that rotary pairs do not pass as heads."""
+
+
+STRANGE = 4.0
+"""Standard errors from which the channels of a head count as ordered; real weights stay below 2.5."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The weights of one attention, as y = W·x; biases carry no evidence on heads and are left out of the norms.
+
+    Arguments:
+        q: (heads·k, D); rows are channels.
+        k: (heads·k, D), or fewer rows where heads share keys and values.
+        v: as k.
+        out: (D, heads·k); columns are channels.
+        name: what findings call it, e.g. "blocks.5".
+        q_bias, k_bias: (heads·k,) where present; only `order` looks at them.
+    """
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    out: np.ndarray
+    name: str = ""
+    q_bias: np.ndarray | None = None
+    k_bias: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the weights say; `value` is None where they do not say enough.
+
+    Arguments:
+        value: the answer, or None for no evidence.
+        nats: lead over the next candidate (natural logarithm of the likelihood ratio).
+        votes: how many of `of` separate measurements prefer the answer on their own.
+        of: the number of separate measurements.
+        text: the verdict in words, for a report.
+        candidates: nats of each candidate over "no structure", or another figure where `text` says so.
+    """
+
+    value: Any
+    nats: float
+    votes: int
+    of: int
+    text: str
+    candidates: Mapping[Any, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.value is not None
+
+
+def nothing(text: str, nats: float = 0.0, of: int = 0, candidates: Mapping[Any, float] | None = None) -> Verdict:
+    """The verdict without a value: no evidence, and why."""
+    return Verdict(None, nats, 0, of, "no evidence: " + text, candidates or {})
+
+
+def row_squares(weight: np.ndarray) -> np.ndarray:
+    """Squared norm of each row, (rows,); read in float32 whatever is stored."""
+    import numpy as np
+
+    w = np.asarray(weight, np.float32)
+    return np.einsum("ij,ij->i", w, w)
+
+
+def column_squares(weight: np.ndarray) -> np.ndarray:
+    """Squared norm of each column, (columns,)."""
+    import numpy as np
+
+    w = np.asarray(weight, np.float32)
+    return np.einsum("ij,ij->j", w, w)
+
+
+@lru_cache(maxsize=32)
+def _quantiles(n: int) -> np.ndarray:
+    import numpy as np
+
+    half = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n // 2)])
+    return np.concatenate([half, np.zeros(n % 2), -half[::-1]])
+
+
+def scores(x: np.ndarray) -> np.ndarray:
+    """Normal scores: each value replaced by the normal quantile of its rank, so that no outlier rules.
+
+    Arguments:
+        x: (n,), any scale.
+
+    Returns:
+        (n,), mean 0; all zeros where x is not finite, or a tenth of it repeats, or it is sorted: no trained norms are.
+    """
+    import numpy as np
+
+    rank = np.argsort(x)
+    ordered, quantiles = x[rank], _quantiles(len(x))
+    if not np.isfinite(x).all() or int((ordered[1:] == ordered[:-1]).sum()) > 0.1 * len(x):
+        return np.zeros(len(x))
+    out = np.empty(len(x))
+    out[rank] = quantiles
+    return np.zeros(len(x)) if abs(float(out @ quantiles)) > 0.97 * float(quantiles @ quantiles) else out
+
+
+def balance(a_rows: np.ndarray, b_rows: np.ndarray) -> float:
+    """Correlation of two vectors of channel norms, by normal scores.
+
+    Arguments:
+        a_rows, b_rows: (n,) norms, squared norms or their logarithms of the same channels.
+
+    Returns:
+        r in -1 … 1; 0 where either does not vary.
+
+    Example:
+        >>> import numpy as np
+        >>> balance(np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0, 9.0])) > 0.99
+        True
+    """
+    return correlation(scores(a_rows), scores(b_rows))
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of two vectors of mean 0, (n,) each; 0 where either is constant."""
+    both = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / both if both else 0.0
+
+
+def together(a: np.ndarray, b: np.ndarray) -> float:
+    """Log likelihood ratio of "these normal scores rise together" over "independent"; 0 where they do not rise.
+
+    Source: bivariate normal, -n/2·log(1 - r²).
+    """
+    r = max(0.0, min(correlation(a, b), 0.9999))
+    return -len(a) / 2 * math.log1p(-r * r)
+
+
+def groups(x: np.ndarray, sizes: Iterable[int]) -> dict[int, float]:
+    """How much better x is explained by consecutive groups of one size than as one group.
+
+    One-way random effects by restricted likelihood: groups differ by a normal offset. Unlike one free mean for each
+    group (BIC), many small groups are not punished for their number, so weak evidence does not lean to large groups.
+
+    Arguments:
+        x: (n,) one number for each channel; give `scores` of log norms.
+        sizes: divisors of n.
+
+    Returns:
+        size → nats over one group, less the cost of the one parameter more.
+
+    Source: https://en.wikipedia.org/wiki/Restricted_maximum_likelihood, balanced one-way layout.
+    """
+    n = len(x)
+    total = float(x @ x) - n * float(x.mean()) ** 2
+    found = {}
+    for size in sizes:
+        count = n // size
+        if total <= 1e-12 or not 1 < count < n:
+            found[size] = 0.0
+            continue
+        means = x.reshape(count, size).mean(1)
+        between = size * float(((means - means.mean()) ** 2).sum())
+        outer, inner = between / (count - 1), max(total - between, 1e-9 * total) / (n - count)
+        gain = 0.0
+        if outer > inner:
+            gain = (n - 1) * math.log(total / (n - 1)) - (n - count) * math.log(inner) - (count - 1) * math.log(outer)
+        found[size] = gain / 2 - 0.5 * math.log(count) - 1
+    return found
+
+
+def neighbours(x: np.ndarray, size: int) -> float:
+    """Correlation of neighbouring channels within their head, in standard errors.
+
+    Without rotary positions nothing orders the channels of a head, so this is noise around 0. It is large where the
+    borders are wrong, where channels drift or repeat, and in q and k of rotary models.
+
+    Arguments:
+        x: (n,) normal scores.
+        size: channels of a head.
+
+    Source: https://en.wikipedia.org/wiki/Autocorrelation, mean removed in each head.
+    """
+    inner = x.reshape(-1, size)
+    inner = inner - inner.mean(1, keepdims=True)
+    total = float((inner * inner).sum())
+    if total <= 1e-12:
+        return 0.0
+    lagged = float((inner[:, 1:] * inner[:, :-1]).sum()) / total
+    return (lagged + (1 - 1 / size) / size) * math.sqrt(len(x))
+
+
+def ordered(vectors: Sequence[np.ndarray], size: int) -> bool:
+    """Whether the channels of a head are not exchangeable in several vectors together, or in a single one."""
+    limit = STRANGE + 1
+    z = [max(-limit, min(limit, neighbours(x, size))) for x in vectors]
+    return abs(sum(z)) > STRANGE * math.sqrt(len(z))
+
+
+def _squares(block: Attention) -> tuple[np.ndarray, ...] | None:
+    import numpy as np
+
+    q, k, v = (row_squares(w) for w in (block.q, block.k, block.v))
+    found = q, k, v, column_squares(block.out)
+    fits = len(q) == len(found[3]) and len(k) == len(v) and len(q) % len(k) == 0
+    return found if fits and all(np.isfinite(x).all() and x.min() > 0 for x in found) else None
+
+
+def _shared(squares: tuple[np.ndarray, ...] | None, size: int) -> tuple[np.ndarray, ...] | None:
+    """Norms by channel of k and v: the squares of query heads that share a key head add up, as balance wants it."""
+    if squares is None:
+        return None
+    q, k, v, out = squares
+    if len(q) == len(k):
+        return squares
+    if len(k) % size:
+        return None
+    q, out = (x.reshape(len(k) // size, -1, size).sum(1).reshape(-1) for x in (q, out))
+    return q, k, v, out
+
+
+def sums(squares: tuple[np.ndarray, ...] | None, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Normal scores of log‖q‖+log‖k‖ and of log‖v‖+log‖out‖ by channel."""
+    import numpy as np
+
+    parts = _shared(squares, size)
+    if parts is None:
+        return None
+    q, k, v, out = (np.log(x) for x in parts)
+    return scores(q + k), scores(v + out)
+
+
+def sample(depth: int, width: int, elements: int = 1 << 24) -> tuple[int, ...]:
+    """Which blocks to read: as many as fit in a number of elements, evenly spread, at least three where there are.
+
+    Arguments:
+        depth: number of blocks.
+        width: channels.
+        elements: weights to read in all (four matrices a block).
+
+    Example:
+        >>> sample(24, 1024), sample(12, 384)
+        ((0, 8, 15, 23), (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11))
+    """
+    count = min(depth, max(3, elements // (4 * width * width)))
+    if count < 2:
+        return tuple(range(count))
+    return tuple(dict.fromkeys(round(i * (depth - 1) / (count - 1)) for i in range(count)))
+
+
+def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) -> Verdict:
+    """The number of heads that the channel norms show.
+
+    Arguments:
+        blocks: one or more attentions of one width; `sample` says which suffice.
+        candidates: the numbers of (query) heads that may be named; None for all with at least 8 channels a head.
+
+    Returns:
+        a Verdict whose value is the number of heads, or None; one head cannot be told from no evidence.
+
+    Example:
+        >>> import numpy as np
+        >>> w = np.random.default_rng(0).normal(size=(4, 64, 64))
+        >>> print(heads([Attention(*w)]).text)
+        no evidence: the norms of v and out do not follow each other, as they do after training
+    """
+    squares = [s for s in map(_squares, blocks) if s is not None]
+    if not squares or len({len(s[0]) for s in squares} | {len(s[1]) for s in squares}) > 2:
+        return nothing("no block has finite attention weights without rows of zeros")
+    rows, shared = len(squares[0][0]), len(squares[0][1])
+    sizes = [size for size in range(2, shared) if shared % size == 0]
+    trouble = _misread(squares, sizes)
+    if trouble or not sizes:
+        return nothing(trouble or "the width has no divisor", of=2 * len(squares))
+    votes = [_votes(s, sizes) for s in squares]
+    for parts, label in (((0, 1), ""), ((1,), " (v and out alone)")):
+        tally = _tally([vote[part] for vote in votes for part in parts])
+        size = max(sizes, key=lambda s: tally[s])
+        if _convincing(size, tally, squares, votes, parts):
+            return _say(size, tally, votes, parts, label, rows, candidates)
+    return nothing("no division into heads stands out", of=2 * len(votes), candidates=_by_heads(tally, rows))
+
+
+def _votes(squares: tuple[np.ndarray, ...], sizes: Sequence[int]) -> tuple[dict[int, float], dict[int, float]]:
+    plain = sums(squares, sizes[0]) if len(squares[0]) == len(squares[1]) else None
+    if plain is not None:
+        return groups(plain[0], sizes), groups(plain[1], sizes)
+    both: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    for size in sizes:
+        pair = sums(squares, size)
+        for vote, x in zip(both, pair or (), strict=True):
+            vote.update(groups(x, [size]))
+    return both
+
+
+def _tally(votes: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Sums of the votes over "one group", where no single vote counts against a candidate by more than CAP."""
+    sizes = votes[0]
+    best = [max(0.0, *vote.values()) for vote in votes]
+    floor = sum(max(-top, -CAP) for top in best)
+    return {s: sum(max(v[s] - top, -CAP) for v, top in zip(votes, best, strict=True)) - floor for s in sizes}
+
+
+def _lead(size: int, tally: Mapping[int, float]) -> tuple[float, int | None]:
+    rivals = {s: nats for s, nats in tally.items() if s != size}
+    second = max(rivals, key=lambda s: rivals[s]) if rivals else None
+    if second is None or rivals[second] < 0:
+        return tally[size], None
+    return tally[size] - rivals[second], second
+
+
+def _convincing(
+    size: int, tally: Mapping[int, float], squares: Sequence[Any], votes: Sequence[Any], parts: Sequence[int]
+) -> bool:
+    """The lead suffices, v and out do not object, half of all votes agree, and the borders lie where heads begin."""
+    alone = _tally([vote[1] for vote in votes])
+    if size < SMALLEST or _lead(size, tally)[0] < MARGIN or alone[size] < max(4.0, max(alone.values()) - 2):
+        return False
+    if 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
+        return False
+    pairs = [pair for s in squares if (pair := sums(s, size))]
+    if any(ordered([pair[part] for pair in pairs], size) for part in parts):
+        return False
+    for by, wide in ((size // 2, size), (size, 2 * size)):
+        moved = 0.0
+        for pair, vote in zip(pairs, votes, strict=True):
+            for part in parts:
+                if len(pair[part]) % wide == 0:
+                    gain = groups(_roll(pair[part], by), [wide])[wide]
+                    moved += max(-CAP, min(CAP, vote[part][size] - gain))
+        if moved < MARGIN and len(pairs[0][0]) > wide:
+            return False
+    return True
+
+
+def _roll(x: np.ndarray, by: int) -> np.ndarray:
+    import numpy as np
+
+    return np.roll(x, by)
+
+
+def _agreeing(size: int, votes: Sequence[Any], parts: Sequence[int]) -> int:
+    return sum(max(vote[part], key=lambda s: vote[part][s]) == size for vote in votes for part in parts)
+
+
+def _misread(squares: Sequence[tuple[np.ndarray, ...]], sizes: Sequence[int]) -> str:
+    """Why the channels cannot be trusted to be what they are called, or nothing."""
+    import numpy as np
+
+    size = sizes[-1] if sizes else 1
+    pairs = [parts for s in squares if (parts := _shared(s, size))]
+    if sum(min(CAP, together(scores(p[2]), scores(p[3]))) for p in pairs) < MARGIN / 2:
+        return "the norms of v and out do not follow each other, as they do after training"
+    third = 0.0
+    for parts in pairs:
+        for x in parts[:3]:
+            if len(x) % 3 == 0:
+                by_three = scores(np.log(x)).reshape(-1, 3).T.reshape(-1)
+                third += max(-CAP, min(CAP, groups(by_three, [len(x) // 3])[len(x) // 3]))
+    return "every third channel resembles: q, k and v seem interleaved channel by channel" if third > MARGIN else ""
+
+
+def _by_heads(tally: Mapping[int, float], rows: int) -> dict[int, float]:
+    return {rows // size: round(nats, 1) for size, nats in sorted(tally.items(), reverse=True)}
+
+
+def _say(
+    size: int,
+    tally: Mapping[int, float],
+    votes: Sequence[Any],
+    parts: Sequence[int],
+    label: str,
+    rows: int,
+    candidates: Iterable[int] | None,
+) -> Verdict:
+    lead, second = _lead(size, tally)
+    agreeing, of, value = _agreeing(size, votes, parts), len(votes) * len(parts), rows // size
+    over = "no division at all" if second is None else f"{rows // second} heads"
+    blocks = f"{len(votes)} block{'s' * (len(votes) > 1)}"
+    text = f"{agreeing} of {of} votes of {blocks}{label}, {lead:.0f} nats over {over}"
+    ranking = _by_heads(tally, rows)
+    if candidates is not None and value not in tuple(candidates):
+        return nothing(f"the weights show {value} heads ({text}), which is none of the candidates", lead, of, ranking)
+    return Verdict(value, lead, agreeing, of, text, ranking)

@@ -1,0 +1,369 @@
+"""How q, k and v lie in a file, and which square matrix is transposed, from the balance of the channel norms.
+
+Every reading of a block is scored by one likelihood: each part has its own scale, the norms of q and k rise together,
+those of v and the columns of out do, and both sums are shared within a head. The order of q and k is out of reach:
+they are symmetric, unless a k bias that stayed at zero gives it away (adding a constant to all keys changes nothing, so
+its gradient is zero).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from anyvit.evidence import (
+    MARGIN,
+    SMALLEST,
+    Attention,
+    Verdict,
+    column_squares,
+    groups,
+    heads,
+    nothing,
+    ordered,
+    row_squares,
+    scores,
+    together,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LIMIT = 60.0
+"""Nats by which one block can at most speak against a reading of the whole file."""
+
+QUIET = 0.02
+"""A bias whose norm is below this fraction of the other's counts as never moved from zero."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the rows of a fused tensor and its output projection.
+
+    Arguments:
+        axes: "3 h d" (q, k, v one after the other), "h 3 d" (interleaved per head) or "h d 3" (per channel).
+        v: place of v among the three parts, 0 … 2.
+        turned: the matrices that are stored transposed, of "q", "k", "v", "out".
+        heads: number of heads, None where it cannot be told (and the axes do not need it).
+        k: place of k, None where q and k cannot be told apart.
+    """
+
+    axes: str
+    v: int
+    turned: tuple[str, ...] = ()
+    heads: int | None = None
+    k: int | None = None
+
+    def __str__(self) -> str:
+        names = ["q/k"] * 3
+        if self.k is not None:
+            names = ["q"] * 3
+            names[self.k] = "k"
+        names[self.v] = "v"
+        turned = "".join(f", {name} transposed" for name in self.turned)
+        return f"{self.axes} in the order {' '.join(names)}{turned}"
+
+
+Scored = dict[tuple[str, int, int, tuple[str, ...]], float]
+_NAMED = ("3 h d", 2, ())
+_PLAIN = ("3 h d", 0)
+
+
+def _spread(x: np.ndarray) -> float:
+    """Log likelihood of a part with its own mean and scale."""
+    return -len(x) / 2 * math.log(max(float(x.var()), 1e-6))
+
+
+def _divided(x: np.ndarray, sizes: Sequence[int]) -> dict[int, float]:
+    return {0: 0.0} | groups(scores(x), [size for size in sizes if size])
+
+
+def _arrange(rows: np.ndarray, axes: str, size: int) -> np.ndarray:
+    """The three parts, (3, n), each in the order of its channels."""
+    if axes == "3 h d":
+        return rows.reshape(3, -1)
+    if axes == "h d 3":
+        return rows.reshape(-1, 3).T
+    return rows.reshape(-1, 3, size).transpose(1, 0, 2).reshape(3, -1)
+
+
+def _read_all(rows: np.ndarray, outs: Mapping[str, np.ndarray], sizes: Sequence[int]) -> Scored:
+    """Log likelihood of every reading of one block.
+
+    Arguments:
+        rows: (3·n,) normal scores of the log norms of all rows.
+        outs: "" → column norms of out (n,), "out" → its row norms.
+        sizes: channels of a head to try; 0 stands for no division.
+    """
+    found: Scored = {}
+    named = {name: scores(out) for name, out in outs.items()}
+    whole = [("3 h d", 0), ("h d 3", 0)]
+    for axes, arranged in whole + [("h 3 d", size) for size in sizes if size]:
+        parts = _arrange(rows, axes, arranged)
+        spread, inner = sum(map(_spread, parts)), (arranged,) if arranged else sizes
+        ranks = [scores(part) for part in parts]
+        for v in range(3):
+            a, b = (ranks[i] for i in range(3) if i != v)
+            pair, x = spread + together(a, b), _divided(a + b, inner)
+            for name, out in named.items():
+                both, y = pair + together(ranks[v], out), _divided(ranks[v] + out, inner)
+                for size in inner:
+                    found[axes, size, v, (name,) if name else ()] = both + x[size] + y[size]
+    return found
+
+
+def _norms(weight: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+    import numpy as np
+
+    rows, outs = row_squares(weight), {"": column_squares(out), "out": row_squares(out)}
+    if len(rows) != 3 * len(outs[""]):
+        return None
+    if len(outs["out"]) != len(outs[""]):
+        del outs["out"]
+    if not all(map(_usable, (rows, *outs.values()))):
+        return None
+    return scores(np.log(rows)), {k: np.log(x) for k, x in outs.items()}
+
+
+def _sizes(width: int, num_heads: int | None) -> list[int]:
+    if num_heads:
+        return [0, width // num_heads]
+    return [0] + [size for size in range(SMALLEST, width) if width % size == 0]
+
+
+def _by_reading(scored: Scored) -> dict[tuple[str, int, tuple[str, ...]], tuple[float, int]]:
+    """The best head size of each reading; for "h 3 d" the size is part of the reading and stays the best one too."""
+    best: dict[tuple[str, int, tuple[str, ...]], tuple[float, int]] = {}
+    for (axes, size, v, turned), nats in scored.items():
+        if nats > best.get((axes, v, turned), (-math.inf, 0))[0]:
+            best[axes, v, turned] = nats, size
+    return best
+
+
+def _pool(blocks: Sequence[Scored]) -> Scored:
+    tops = [max(b.values()) for b in blocks]
+    return {key: sum(max(b[key] - top, -LIMIT) for b, top in zip(blocks, tops, strict=True)) for key in blocks[0]}
+
+
+def fused_layout(
+    weights: Sequence[np.ndarray],
+    outs: Sequence[np.ndarray],
+    biases: Sequence[np.ndarray] = (),
+    *,
+    num_heads: int | None = None,
+) -> Verdict:
+    """How the rows of fused q/k/v tensors of unknown layout are to be read.
+
+    Arguments:
+        weights: for each block (3·D, D).
+        outs: for each block the output projection (D, D).
+        biases: for each block (3·D,), where present; a part that is zero everywhere is k.
+        num_heads: where it is known.
+
+    Returns:
+        a Verdict whose value is a `Reading`, or None.
+    """
+    norms = [n for w, o in zip(weights, outs, strict=True) if (n := _norms(w, o))]
+    if not norms or len({(len(rows), len(found)) for rows, found in norms}) > 1:
+        return nothing("no block has finite fused weights of one width without rows of zeros")
+    width = len(norms[0][0]) // 3
+    blocks = [_read_all(rows, found, _sizes(width, num_heads)) for rows, found in norms]
+    best = _by_reading(_pool(blocks))
+    order = sorted(best, key=lambda key: -best[key][0])
+    top, lead = order[0], best[order[0]][0] - best[order[1]][0]
+    own = [_by_reading(b) for b in blocks]
+    votes = sum(max(b, key=lambda key: b[key][0]) == top for b in own)
+    ranking = {str(Reading(*key)): round(best[key][0] - best[top][0], 1) for key in order[:6]}
+    if lead < MARGIN or 2 * votes < len(blocks) or not _follows(norms, top, best[top][1]):
+        return nothing("no layout of q, k and v stands out", lead, len(blocks), ranking)
+    size = best[top][1]
+    k = _quiet_part(biases, top, size) if biases else None
+    reading = Reading(*top, heads=width // size if size else None, k=k)
+    if not num_heads and top[0] != "h 3 d":
+        reading = Reading(*top, k=k)
+    text = f"{reading}: {votes} of {len(blocks)} blocks, {lead:.0f} nats over {Reading(*order[1])}"
+    return Verdict(reading, lead, votes, len(blocks), text, ranking)
+
+
+def _follows(norms: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]], top: tuple, size: int) -> bool:
+    """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows."""
+    own, plain, vectors = 0.0, 0.0, []
+    for rows, outs in norms:
+        v, out = scores(_arrange(rows, top[0], size)[top[1]]), scores(outs["".join(top[2])])
+        own += min(LIMIT, together(v, out))
+        plain += min(LIMIT, together(scores(_arrange(rows, *_PLAIN)[2]), scores(outs[""])))
+        vectors.append(scores(v + out))
+    if ordered(vectors, size or len(vectors[0])):
+        return False
+    return own >= MARGIN and (top == _NAMED or own - plain >= MARGIN / 2)
+
+
+def _quiet_part(biases: Sequence[np.ndarray], top: tuple, size: int) -> int | None:
+    """Place of the one part beside v whose bias is zero in every block."""
+    import numpy as np
+
+    axes, v, _ = top
+    sums = np.array([np.square(_arrange(np.asarray(b, np.float64), axes, size)).sum(1) for b in biases])
+    a, b = (i for i in range(3) if i != v)
+    for one, other in ((a, b), (b, a)):
+        if (sums[:, one] <= QUIET**2 * sums[:, other]).all() and (sums[:, other] > 0).all():
+            return one
+    return None
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One block (or all) that is not what its names say: `what` is a sentence, `nats` how sure it is."""
+
+    name: str
+    what: str
+    nats: float
+    reading: Reading
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.what}"
+
+
+def order(blocks: Sequence[Attention], *, num_heads: int | None = None) -> Verdict:
+    """Whether q, k and v of each block are what their names say.
+
+    Arguments:
+        blocks: attentions as named by the file, of one width.
+        num_heads: where it is known; sharpens the search for interleaving.
+
+    Returns:
+        a Verdict whose value is a tuple of `Deviation` (empty: all as named), or None for no evidence.
+    """
+    return _judge(blocks, lambda block: _orders(block, num_heads), _in_order, _say_order)
+
+
+def transposed(blocks: Sequence[Attention]) -> Verdict:
+    """Which of the square matrices q, k, v and out are stored transposed.
+
+    That all four are can only be seen where the heads can: v and out both border on the residual stream, whose channels
+    are balanced as well in some models.
+
+    Arguments:
+        blocks: attentions as named by the file, of one width, with square matrices.
+
+    Returns:
+        a Verdict whose value is a tuple of `Deviation` (empty: none differs from the others), or None for no evidence.
+    """
+    square = [b for b in blocks if len({n for w in (b.q, b.k, b.v, b.out) for n in w.shape}) == 1]
+    upright = heads(square) if square else None
+    if square and not upright:
+        turned = heads([Attention(b.q.T, b.k.T, b.v.T, b.out.T) for b in square])
+        if turned:
+            reading = Reading("3 h d", 2, ("q", "k", "v", "out"))
+            found = Deviation(f"all {len(square)} blocks", _say_turned(reading, 0), turned.nats, reading)
+            return Verdict((found,), turned.nats, turned.votes, turned.of, f"{found}, {turned.text} if turned")
+    verdict = _judge(blocks, _turns, _lies, _say_turned)
+    if verdict.value == () and not upright:
+        return replace(verdict, text=verdict.text + " (that all four matrices are transposed cannot be excluded)")
+    return verdict
+
+
+def _separate(block: Attention) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+    import numpy as np
+
+    if len({len(w) for w in (block.q, block.k, block.v)} | {np.shape(block.out)[1]}) > 1:
+        return None
+    rows, outs = np.concatenate([row_squares(w) for w in (block.q, block.k, block.v)]), column_squares(block.out)
+    return (scores(np.log(rows)), {"": np.log(outs)}) if _usable(rows) and _usable(outs) else None
+
+
+def _orders(block: Attention, num_heads: int | None) -> dict[tuple, tuple[float, int]]:
+    norms = _separate(block)
+    return _by_reading(_read_all(*norms, _sizes(len(norms[0]) // 3, num_heads))) if norms else {}
+
+
+def _in_order(blocks: Sequence[Attention], top: tuple, size: int) -> bool:
+    return _follows([n for b in blocks if (n := _separate(b))], top, size)
+
+
+def _turns(block: Attention) -> dict[tuple, tuple[float, int]]:
+    squares = {name: getattr(block, name) for name in ("q", "k", "v", "out")}
+    if len({n for w in squares.values() for n in w.shape}) > 1:
+        return {}
+    upright = {n: (column_squares if n == "out" else row_squares)(w) for n, w in squares.items()}
+    turned = {n: (row_squares if n == "out" else column_squares)(w) for n, w in squares.items()}
+    if not all(_usable(x) for x in (*upright.values(), *turned.values())):
+        return {}
+    up, down = ({n: scores(x) for n, x in side.items()} for side in (upright, turned))
+    found = {}
+    for turn in ((), ("q",), ("k",), ("v",), ("out",)):
+        use = {n: down[n] if n in turn else up[n] for n in squares}
+        found["3 h d", 2, turn] = together(use["q"], use["k"]) + together(use["v"], use["out"]), 0
+    return found
+
+
+def _lies(blocks: Sequence[Attention], top: tuple, size: int) -> bool:
+    """Whether no heads show along the side that would be the residual stream if the turned matrix lay so."""
+    against = 0.0
+    for block in blocks:
+        for name in top[2]:
+            sides = [row_squares(getattr(block, name)), column_squares(getattr(block, name))]
+            channels, stream = reversed(sides) if name == "out" else sides
+            best = [max(groups(scores(x), _sizes(len(x), None)[1:]).values(), default=0.0) for x in (channels, stream)]
+            against += max(-LIMIT, min(LIMIT, max(0.0, best[0]) - max(0.0, best[1])))
+    return against < MARGIN / 2
+
+
+def _usable(squares: np.ndarray) -> bool:
+    import numpy as np
+
+    return bool(np.isfinite(squares).all() and squares.min() > 0)
+
+
+def _judge(
+    blocks: Sequence[Attention],
+    score: Callable[[Attention], dict[tuple, tuple[float, int]]],
+    sound: Callable[[Sequence[Attention], tuple, int], bool],
+    say: Callable[[Reading, int], str],
+) -> Verdict:
+    """The reading of the file as a whole, then each block that clearly differs from it."""
+    scored = [score(block) for block in blocks]
+    known = [{key: nats for key, (nats, _) in s.items()} for s in scored if s]
+    if not known or len({len(s) for s in known}) > 1:
+        return nothing("no block has finite attention weights of one width without rows of zeros")
+    pooled = _pool(known)
+    ranking = sorted(pooled, key=lambda key: -pooled[key])
+    common, lead = ranking[0], pooled[ranking[0]] - pooled[ranking[1]]
+    votes = sum(max(s, key=lambda key: s[key]) == common for s in known)
+    shown = {str(Reading(*key)): round(pooled[key] - pooled[common], 1) for key in ranking[:6]}
+    size = max((s[common] for s in scored if s))[1]
+    if lead < MARGIN or 2 * votes < len(known) or not sound(blocks, common, size):
+        return nothing("no reading of q, k, v and out stands out", lead, len(known), shown)
+    found = []
+    if common != _NAMED:
+        found.append(Deviation(f"all {len(known)} blocks", say(Reading(*common), 0), lead, Reading(*common)))
+    for index, (block, own) in enumerate(zip(blocks, scored, strict=True)):
+        best = max(own, key=lambda key: own[key][0], default=common)
+        if best == common or len(known) < 2:
+            continue
+        over = own[best][0] - max(nats for key, (nats, _) in own.items() if key != best)
+        if over >= MARGIN and sound([block], best, own[best][1]):
+            name = block.name or f"blocks.{index}"
+            found.append(Deviation(name, say(Reading(*best), len(known) - 1), over, Reading(*best)))
+    text = "; ".join(map(str, found[:3])) or f"as named in {votes} of {len(known)} blocks"
+    return Verdict(tuple(found), lead, votes, len(known), f"{text}, {lead:.0f} nats", shown)
+
+
+def _say_order(reading: Reading, others: int) -> str:
+    unlike = f", unlike in the other {others} blocks" if others else ""
+    if reading.axes != "3 h d":
+        how = "per head" if reading.axes == "h 3 d" else "per channel"
+        return f"q, k and v are interleaved {how} ({reading.axes}){unlike}"
+    if reading.v == 2:
+        return f"order of q, k, v: v stands in its place{unlike}"
+    return f"order of q, k, v: v stands where {'qk'[reading.v]} is expected{unlike}"
+
+
+def _say_turned(reading: Reading, others: int) -> str:
+    unlike = f", unlike in the other {others} blocks" if others else ""
+    if not reading.turned:
+        return f"all four matrices lie the same way{unlike}"
+    names = "q, k, v and out are" if len(reading.turned) == 4 else f"{reading.turned[0]} is"
+    return f"{names} stored transposed{unlike}"

@@ -1,0 +1,230 @@
+"""A tensor that has not been read yet, and an opened checkpoint: a flat mapping from names to such tensors.
+
+Where the bytes lie contiguously in a file, a `Lazy` knows its byte ranges (`pieces`). Splitting along the first axis,
+joining along it and reshaping only rearrange these ranges; so a fused q/k/v that is split and fused again is the
+original range, and a converter copies it as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+from anyvit.dtypes import ITEMSIZE, np_dtype
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Bytes(Protocol):
+    """Where bytes come from: a local file, a remote one, a buffer."""
+
+    @property
+    def name(self) -> str:
+        """Path or address, for messages."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`; raises FileError when there are fewer."""
+        ...
+
+    def view(self, offset: int, size: int) -> memoryview | None:
+        """The same bytes mapped copy-on-write (private, writable), or None where that is impossible."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A contiguous run of bytes of one source."""
+
+    source: Bytes
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor not yet read.
+
+    Arguments:
+        shape: its axes.
+        dtype: its element type by name ("float32", "bfloat16", …; see `dtypes`).
+        load: gives the whole tensor as a C-contiguous numpy array of that shape and type.
+        origin: the names in the file that it is made of.
+        pieces: the byte ranges (little-endian, C order) it consists of, in order; None where the values must be computed.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], np.ndarray]
+    origin: tuple[str, ...] = ()
+    pieces: tuple[Piece, ...] | None = None
+
+    def read(self) -> np.ndarray:
+        """The tensor as a numpy array."""
+        array = self.load()
+        assert array.shape == self.shape, (self.origin, array.shape, self.shape)
+        return array
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+def from_array(array: np.ndarray, name: str = "") -> Lazy:
+    """A tensor that is in memory already.
+
+    Example:
+        >>> import numpy as np
+        >>> from_array(np.zeros((2, 3), "float32"), "a").shape
+        (2, 3)
+    """
+    return Lazy(tuple(array.shape), array.dtype.name, lambda: array, (name,) if name else ())
+
+
+def from_pieces(shape: Sequence[int], dtype: str, pieces: Sequence[Piece], origin: Sequence[str]) -> Lazy:
+    """A tensor that consists of byte ranges, which are joined where they touch."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        last = merged[-1] if merged else None
+        if last and last.source is piece.source and last.offset + last.size == piece.offset:
+            merged[-1] = Piece(last.source, last.offset, last.size + piece.size)
+        elif piece.size:
+            merged.append(piece)
+    ranges = tuple(merged)
+    shape = tuple(shape)
+
+    def load() -> np.ndarray:
+        import numpy as np
+
+        if len(ranges) == 1 and (view := ranges[0].source.view(ranges[0].offset, ranges[0].size)) is not None:
+            return np.frombuffer(view, np_dtype(dtype)).reshape(shape)
+        data = bytearray()
+        for piece in ranges:
+            data += piece.source.read(piece.offset, piece.size)
+        return np.frombuffer(data, np_dtype(dtype)).reshape(shape)
+
+    return Lazy(shape, dtype, load, tuple(dict.fromkeys(origin)), ranges)
+
+
+def reshape(lazy: Lazy, shape: Sequence[int]) -> Lazy:
+    """The same elements in the same order under other axes; moves nothing."""
+    new = tuple(shape)
+    if new == lazy.shape:
+        return lazy
+    assert prod(new) == prod(lazy.shape), (lazy.origin, lazy.shape, new)
+    return replace(lazy, shape=new, load=lambda: lazy.read().reshape(new))
+
+
+def split(lazy: Lazy, sizes: Sequence[int]) -> list[Lazy]:
+    """Parts along the first axis, in order.
+
+    Example:
+        >>> import numpy as np
+        >>> [part.read().tolist() for part in split(from_array(np.arange(4)), [1, 3])]
+        [[0], [1, 2, 3]]
+    """
+    assert sum(sizes) == lazy.shape[0], (lazy.origin, lazy.shape, sizes)
+    row = prod(lazy.shape[1:]) * ITEMSIZE[lazy.dtype]
+    parts, start = [], 0
+    for size in sizes:
+        shape = (size, *lazy.shape[1:])
+        if lazy.pieces is not None:
+            cut = _cut(lazy.pieces, start * row, size * row)
+            parts.append(from_pieces(shape, lazy.dtype, cut, lazy.origin))
+        else:
+            parts.append(Lazy(shape, lazy.dtype, _slicer(lazy, start, start + size), lazy.origin))
+        start += size
+    return parts
+
+
+def concat(parts: Sequence[Lazy]) -> Lazy:
+    """Tensors joined along the first axis."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    assert all(p.shape[1:] == first.shape[1:] and p.dtype == first.dtype for p in parts), [p.origin for p in parts]
+    shape = (sum(p.shape[0] for p in parts), *first.shape[1:])
+    origin = tuple(dict.fromkeys(name for p in parts for name in p.origin))
+    if all(p.pieces is not None for p in parts):
+        return from_pieces(shape, first.dtype, [piece for p in parts for piece in p.pieces or ()], origin)
+
+    def load() -> np.ndarray:
+        import numpy as np
+
+        return np.concatenate([p.read() for p in parts])
+
+    return Lazy(shape, first.dtype, load, origin)
+
+
+def computed(
+    shape: Sequence[int], dtype: str, function: Callable[..., np.ndarray], sources: Sequence[Lazy] = ()
+) -> Lazy:
+    """A tensor computed from others when it is read; `function` gets their arrays."""
+
+    def load() -> np.ndarray:
+        import numpy as np
+
+        return np.ascontiguousarray(function(*(s.read() for s in sources)), np_dtype(dtype))
+
+    return Lazy(tuple(shape), dtype, load, tuple(dict.fromkeys(name for s in sources for name in s.origin)))
+
+
+def astype(lazy: Lazy, dtype: str) -> Lazy:
+    """The same numbers in another element type."""
+    if lazy.dtype == dtype:
+        return lazy
+    return computed(lazy.shape, dtype, lambda a: a.astype(np_dtype(dtype)), [lazy])
+
+
+def _cut(pieces: Sequence[Piece], start: int, size: int) -> Iterator[Piece]:
+    position = 0
+    for piece in pieces:
+        low, high = max(start, position), min(start + size, position + piece.size)
+        if low < high:
+            yield Piece(piece.source, piece.offset + low - position, high - low)
+        position += piece.size
+
+
+def _slicer(lazy: Lazy, start: int, stop: int) -> Callable[[], np.ndarray]:
+    return lambda: lazy.read()[start:stop]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a container has to say: `kind` is a plain word of the report, e.g. "inert", "duplicate", "cut"."""
+
+    kind: str
+    names: tuple[str, ...]
+    cause: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened file or folder: flat names, all data unread.
+
+    Arguments:
+        tensors: flat name → tensor; nested containers are joined with dots ("teacher.backbone.cls_token").
+        container: "safetensors", "torch", "torch-legacy", "torchscript", "npz", "msgpack", "dcp", "onnx", "memory", …
+        path: what was opened; "" for a mapping.
+        extras: the leaves that are no tensors (epoch, args, config), nested as in the file, unknown objects as inert data.
+        aliases: name → the first name that has the very same storage, offset, shape and strides (a tied tensor).
+        notes: what the reader met (inert globals, …).
+        metadata: safetensors' `__metadata__`, or what resembles it.
+        siblings: parsed files beside the weights, by file name: "config.json" → dict.
+        verify: reads every byte and yields what is wrong (zip CRCs); None where the container has no checksums.
+    """
+
+    tensors: Mapping[str, Lazy]
+    container: str
+    path: str = ""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    siblings: Mapping[str, Any] = field(default_factory=dict)
+    verify: Callable[[], Iterator[Note]] | None = None

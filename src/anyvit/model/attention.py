@@ -1,0 +1,122 @@
+"""Multi-head self-attention with every kind of position that acts inside it, and windows over the grid."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anyvit.model.layers import choose, empty, linear, make_norm
+from anyvit.model.positions import Grid, RelativeBias, decomposed_bias, kinds, native_grid, relative_rows
+from anyvit.model.rope import Turn, rotate
+from anyvit.spec import Spec
+
+
+class Place(NamedTuple):
+    """Where the tokens of a block stand.
+
+    Arguments:
+        grid: rows and columns of patches.
+        turn: cosines and sines of a rotary embedding.
+        index: (N, N) rows of a relative table.
+        bias: (1, h, N, N) attention bias that all blocks share.
+    """
+
+    grid: Grid
+    turn: Turn | None = None
+    index: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """Self-attention; queries, keys and values of all heads are one matrix, rows in that order.
+
+    Arguments:
+        spec: the architecture.
+        native: rows and columns of the decomposed relative tables, None where there are none.
+    """
+
+    def __init__(self, spec: Spec, native: Grid | None = None) -> None:
+        super().__init__()
+        self.heads, self.rope, self.qk_norm = spec.num_heads, spec.rope, spec.qk_norm
+        width = spec.num_heads * spec.heads_dim
+        self.qkv = linear(spec.embed_dim, 3 * width, bool(spec.qkv_bias))
+        self.out = linear(width, spec.embed_dim, spec.proj_bias)
+        self.norm = make_norm(spec, width) if spec.attn_norm else nn.Identity()
+        if self.qk_norm:
+            # InternViT's norm over the full width is RMS whatever the blocks' norm is (modeling_intern_vit.py).
+            wide = choose("qk_norm", self.qk_norm, {"head": False, "full": True})
+            self.q_norm, self.k_norm = (
+                make_norm(spec, width, "rmsnorm") if wide else make_norm(spec, spec.heads_dim) for _ in "qk"
+            )
+        if "relpos" in kinds(spec):
+            grid = native_grid(spec)
+            self.rel_pos = empty(relative_rows(grid, spec.num_prefix > 0), spec.num_heads)
+            self.relative = RelativeBias(spec)
+        self.decomposed = native is not None
+        if native is not None:
+            self.rel_pos_h = empty(2 * native[0] - 1, spec.heads_dim)
+            self.rel_pos_w = empty(2 * native[1] - 1, spec.heads_dim)
+
+    def forward(self, x: Tensor, place: Place) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, N, h·e) each
+        if self.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, N, e) each
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        bias = self.bias(q, place)
+        if self.rope is not None and place.turn is not None:
+            q, k = rotate(q, place.turn, self.rope), rotate(k, place.turn, self.rope)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, h, N, e)
+        x = self.norm(x.transpose(1, 2).flatten(2))  # (B, N, h·e)
+        return self.out(x)  # (B, N, D)
+
+    def bias(self, q: Tensor, place: Place) -> Tensor | None:
+        """What is added to the attention logits: None or (1 or B, h, N, N)."""
+        bias = place.bias
+        if place.index is not None and hasattr(self, "rel_pos"):
+            own = self.relative(self.rel_pos, place.index, place.grid)
+            bias = own if bias is None else bias + own
+        if self.decomposed:
+            own = decomposed_bias(q, self.rel_pos_h, self.rel_pos_w, place.grid)
+            bias = own if bias is None else bias + own
+        return None if bias is None else bias.to(q.dtype)
+
+
+def to_windows(x: Tensor, grid: Grid, size: int) -> Tensor:
+    """Tokens of a grid, cut into windows, padded with zeros at the bottom and the right.
+
+    Arguments:
+        x: (B, h·w, D) tokens, row by row.
+        grid: (h, w).
+        size: tokens per side of a window.
+
+    Returns:
+        (B · windows, size², D)
+
+    Example:
+        >>> to_windows(torch.arange(6.0).view(1, 6, 1), (2, 3), 2).squeeze(-1).int().tolist()
+        [[0, 1, 3, 4], [2, 0, 5, 0]]
+    """
+    x = x.unflatten(1, grid)  # (B, h, w, D)
+    x = F.pad(x, (0, 0, 0, -grid[1] % size, 0, -grid[0] % size))
+    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (B, down, size, across, size, D)
+    return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
+
+
+def from_windows(x: Tensor, grid: Grid, size: int) -> Tensor:
+    """The inverse of `to_windows`: (B · windows, size², D) to (B, h·w, D), the padding cut off.
+
+    Example:
+        >>> x = torch.randn(2, 15, 4)
+        >>> torch.equal(from_windows(to_windows(x, (3, 5), 2), (3, 5), 2), x)
+        True
+    """
+    down, across = -(-grid[0] // size), -(-grid[1] // size)
+    x = (
+        x.unflatten(1, (size, size)).unflatten(0, (-1, down, across)).transpose(2, 3)
+    )  # (B, down, size, across, size, D)
+    x = x.flatten(3, 4).flatten(1, 2)  # (B, h + padding, w + padding, D)
+    return x[:, : grid[0], : grid[1]].flatten(1, 2)

@@ -1,0 +1,279 @@
+"""The name language: one pattern reads a whole name and writes it again.
+
+| written | means |
+|---|---|
+| `{i}` | a number kept on both sides of a rule |
+| `{_}` | a number that is not kept; writing needs it given |
+| `<a|b>` | one of; translates by position to the other side of the rule |
+| `[a|b]` | all of: a list axis, first in the axes of the rule |
+| `[i]` | all numbers 0, 1, 2 …: a list axis of a stacked tensor |
+| `{p}` | short for `<weight|bias>` |
+| `../` | at the start: beside the tower, one component above its prefix |
+
+A pattern always matches a whole name, so the order of rules never matters. Matching is one dictionary look-up: every
+run of digits of a name is blanked, and what is left is the key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from itertools import product
+from typing import Generic, TypeVar
+
+from anyvit.errors import BadArgument
+
+T = TypeVar("T")
+_TOKEN = re.compile(r"\{(\w+)\}|<([^<>]*)>|\[([^\[\]]*)\]")
+_DIGITS = re.compile(r"([0-9]+)")
+BLANK = "\0"
+_OPEN = "\x01"
+_NUMBER = re.compile(r"[0-9]+|\x01")
+_TOUCHING = re.compile(r"\x01[0-9\x01]|[0-9]\x01")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A part of a pattern that is no plain text.
+
+    Arguments:
+        kind: "number" (`{i}`), "one" (`<a|b>`), "all" (`[a|b]`) or "count" (`[i]`).
+        name: the variable of a number or count.
+        options: the texts of "one" and "all".
+    """
+
+    kind: str
+    name: str = ""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A pattern with its choices made: text with numbers left open.
+
+    Arguments:
+        key: the text with every run of digits blanked.
+        numbers: for each run of digits, its literal text, "$" and the variable that it binds, or "@" and a list axis.
+        ones: the chosen option of each `<a|b>`.
+        alls: the chosen option of each `[a|b]`; None for a `[i]`, whose number is bound instead.
+    """
+
+    key: str
+    numbers: tuple[str, ...]
+    ones: tuple[int, ...]
+    alls: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A parsed name pattern.
+
+    Example:
+        >>> pattern = parse("blocks.{i}.<norm1|norm2>.{p}")
+        >>> pattern.fill({"i": 3}, (1, 0))
+        'blocks.3.norm2.weight'
+    """
+
+    text: str
+    parts: tuple[str | Slot, ...]
+    beside: bool = False
+
+    def _of(self, *kinds: str) -> list[Slot]:
+        return [part for part in self.parts if isinstance(part, Slot) and part.kind in kinds]
+
+    @cached_property
+    def lists(self) -> tuple[Slot, ...]:
+        """The list axes, in order."""
+        return tuple(self._of("all", "count"))
+
+    @cached_property
+    def ones(self) -> tuple[Slot, ...]:
+        """The alternatives, in order."""
+        return tuple(self._of("one"))
+
+    @cached_property
+    def variables(self) -> tuple[str, ...]:
+        """The kept numbers, in order."""
+        return tuple(slot.name for slot in self._of("number") if slot.name != "_")
+
+    @cached_property
+    def drops_number(self) -> bool:
+        """Whether it has a number that is not kept."""
+        return any(slot.name == "_" for slot in self._of("number"))
+
+    def variants(self) -> Iterator[Variant]:
+        """Every way to choose among its options."""
+        choices = [range(len(p.options)) for p in self.parts if isinstance(p, Slot) and p.options]
+        for choice in product(*choices):
+            yield self._variant(iter(choice))
+
+    def _variant(self, choice: Iterator[int]) -> Variant:
+        text = ""
+        opens: list[str] = []
+        ones: list[int] = []
+        alls: list[int | None] = []
+        for part in self.parts:
+            if isinstance(part, str):
+                text += part
+            elif part.options:
+                pick = next(choice)
+                (ones if part.kind == "one" else alls).append(pick)
+                text += part.options[pick]
+            else:
+                text += _OPEN
+                opens.append(("@" if part.kind == "count" else "$") + part.name)
+                if part.kind == "count":
+                    alls.append(None)
+        if _TOUCHING.search(text):
+            raise BadArgument(f"a number of the name pattern {self.text!r} touches another digit")
+        variables = iter(opens)
+        numbers = tuple(next(variables) if run == _OPEN else run for run in _NUMBER.findall(text))
+        return Variant(_NUMBER.sub(BLANK, text), numbers, tuple(ones), tuple(alls))
+
+    def fill(self, numbers: Mapping[str, int], ones: Sequence[int] = (), alls: Sequence[int] = ()) -> str:
+        """The name with its numbers and choices put in.
+
+        Raises:
+            BadArgument: where a number that the pattern needs is not given.
+        """
+        pick_one, pick_all = iter(ones), iter(alls)
+        out = []
+        for part in self.parts:
+            if isinstance(part, str):
+                out.append(part)
+            elif part.kind == "number":
+                if part.name not in numbers:
+                    raise BadArgument(f"the number {{{part.name}}} of the name pattern {self.text!r} is not given")
+                out.append(str(numbers[part.name]))
+            elif part.kind == "count":
+                out.append(str(next(pick_all)))
+            else:
+                out.append(part.options[next(pick_one if part.kind == "one" else pick_all)])
+        return "".join(out)
+
+
+@cache
+def parse(text: str) -> Pattern:
+    """A pattern from its text.
+
+    Raises:
+        BadArgument: where a bracket does not close or two numbers touch.
+    """
+    beside = text.startswith("../")
+    body = (text[3:] if beside else text).replace("{p}", "<weight|bias>")
+    parts: list[str | Slot] = []
+    end = 0
+    for token in _TOKEN.finditer(body):
+        if token.start() > end:
+            parts.append(body[end : token.start()])
+        number, one, every = token.groups()
+        if number is not None:
+            parts.append(Slot("number", number))
+        elif one is not None:
+            parts.append(Slot("one", options=tuple(one.split("|"))))
+        elif "|" in every:
+            parts.append(Slot("all", options=tuple(every.split("|"))))
+        else:
+            parts.append(Slot("count", every))
+        end = token.end()
+    if end < len(body):
+        parts.append(body[end:])
+    return _check(Pattern(text, tuple(parts), beside))
+
+
+def _check(pattern: Pattern) -> Pattern:
+    for part in pattern.parts:
+        if isinstance(part, str) and re.search(r"[{}<>\[\]|]", part):
+            raise BadArgument(f"a bracket of the name pattern {pattern.text!r} does not close", found=part)
+    for _ in pattern.variants():
+        pass
+    return pattern
+
+
+def blank(name: str) -> tuple[str, list[str]]:
+    """A name with its runs of digits blanked, and the runs.
+
+    Example:
+        >>> blank("blocks.3.norm1")[1]
+        ['3', '1']
+    """
+    parts = _DIGITS.split(name)
+    return BLANK.join(parts[::2]), parts[1::2]
+
+
+@dataclass(slots=True)
+class Hit(Generic[T]):
+    """How a name was matched.
+
+    Arguments:
+        item: what the pattern was filed under.
+        numbers: the kept and dropped numbers by variable.
+        ones: the chosen options of its alternatives.
+        alls: its place on each list axis.
+    """
+
+    item: T
+    numbers: Mapping[str, int]
+    ones: tuple[int, ...]
+    alls: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Index(Generic[T]):
+    """Many patterns, found by one look-up.
+
+    Example:
+        >>> index = Index.of([(parse("encoderblock_{i}/LayerNorm_<0|2>/scale"), "norm")])
+        >>> hit = index.match("encoderblock_11/LayerNorm_2/scale")[0]
+        >>> hit.item, hit.numbers, hit.ones
+        ('norm', {'i': 11}, (1,))
+    """
+
+    table: Mapping[str, Sequence[tuple[Variant, T]]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(entries: Iterable[tuple[Pattern, T]]) -> Index[T]:
+        """An index of (pattern, item) pairs."""
+        table: dict[str, list[tuple[Variant, T]]] = {}
+        for pattern, item in entries:
+            for variant in pattern.variants():
+                table.setdefault(variant.key, []).append((variant, item))
+        return Index(table)
+
+    def match(self, name: str) -> list[Hit[T]]:
+        """Every pattern that matches the whole name."""
+        key, digits = blank(name)
+        return self.match_blanked(key, digits)
+
+    def match_blanked(self, key: str, digits: Sequence[str]) -> list[Hit[T]]:
+        """The same for a name that is blanked already."""
+        hits = []
+        for variant, item in self.table.get(key, ()):
+            numbers = _bind(variant.numbers, digits)
+            if numbers is None:
+                continue
+            alls = variant.alls
+            if None in alls:
+                counts = iter([int(text) for spec, text in zip(variant.numbers, digits, strict=True) if spec[0] == "@"])
+                alls = tuple(next(counts) if place is None else place for place in alls)
+            hits.append(Hit(item, numbers, variant.ones, alls))  # type: ignore[arg-type]
+        return hits
+
+
+def _bind(specs: Sequence[str], digits: Sequence[str]) -> dict[str, int] | None:
+    numbers: dict[str, int] = {}
+    if len(specs) != len(digits):
+        return None
+    for spec, text in zip(specs, digits, strict=True):
+        kind = spec[0]
+        if kind not in "$@":
+            if spec != text:
+                return None
+            continue
+        if len(text) > 9 or (text[0] == "0" and len(text) > 1):
+            return None
+        if kind == "$" and numbers.setdefault(spec[1:], int(text)) != int(text):
+            return None
+    return numbers

@@ -1,0 +1,374 @@
+"""From an opened checkpoint to canonical tensors, a Spec and an account of every name: one pure pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isqrt, prod
+from pathlib import PurePath
+from typing import Any
+
+from anyvit import canon, configs, conform, diagnose, dialects, rewrite, weight_sets
+from anyvit.dialects import lineages
+from anyvit.errors import BadArgument
+from anyvit.infer import Clues, infer
+from anyvit.lazy import Checkpoint, Lazy, Note
+from anyvit.recognise import Match, blocks, carried, fit, matches, unwrapped
+from anyvit.report import Finding, Report, Trail, fold, order
+from anyvit.rules import Dialect, Run, parent, read
+from anyvit.spec import Fact, Spec
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a caller says of a file.
+
+    Arguments:
+        weights: a word of the prefix of the weight set to read, or the whole prefix.
+        dialect: the name of its dialect, or a `Dialect`; None to recognise it.
+        heads: the head count.
+        grid: rows and columns of the stored position table, in tokens.
+    """
+
+    weights: str | None = None
+    dialect: str | Dialect | None = None
+    heads: int | None = None
+    grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A checkpoint understood.
+
+    Arguments:
+        checkpoint: what was opened.
+        tensors: canonical name → tensor, unread.
+        match: the dialect and prefix; None where nothing fits.
+        spec: the architecture; None where it cannot be told.
+        findings: what to know.
+        fates: source name → what became of it.
+        others: the other weight sets.
+    """
+
+    checkpoint: Checkpoint
+    tensors: Mapping[str, Lazy] = field(default_factory=dict)
+    match: Match | None = None
+    spec: Spec | None = None
+    findings: tuple[Finding, ...] = ()
+    fates: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[Match, ...] = ()
+
+    def report(self) -> Report:
+        """The account of it."""
+        checkpoint = self.checkpoint
+        size = sum(prod(t.shape) for t in checkpoint.tensors.values())
+        trails = tuple(Trail(name, t.origin, "carried") for name, t in self.tensors.items())
+        return Report(
+            self.match,
+            self.spec,
+            trails,
+            order(self.findings),
+            self.fates,
+            checkpoint.container,
+            checkpoint.path,
+            coverage(self.tensors, self.tensors),
+            configs.constructors(self.spec, self.tensors) if self.spec else {},
+            tuple(m.prefix for m in self.others),
+            (len(checkpoint.tensors), size),
+        )
+
+
+def coverage(filled: Mapping[str, Lazy], wanted: Mapping[str, Lazy]) -> dict[str, tuple[int, int]]:
+    """Role → (parameters filled, parameters wanted)."""
+    counts: dict[str, tuple[int, int]] = {}
+    for name, tensor in wanted.items():
+        size = prod(tensor.shape)
+        have, of = counts.get(canon.role(name), (0, 0))
+        counts[canon.role(name)] = (have + size * (name in filled), of + size)
+    return counts
+
+
+def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:  # noqa: B008
+    """Recognise a checkpoint, translate it to canonical names and infer its architecture; reads no values.
+
+    Raises:
+        BadArgument: an unknown dialect or weight set was asked for.
+    """
+    tensors, wrappers = unwrapped(checkpoint.tensors)
+    notes = [_note(note) for note in checkpoint.notes]
+    known = _dialects(ask.dialect)
+    found = matches(tensors, known)
+    if not found:
+        found = _blocks_only(tensors, known)
+    if not found:
+        findings = (*diagnose.unknown(tensors, checkpoint.extras), *notes)
+        return Reading(checkpoint, findings=findings, fates=dict.fromkeys(tensors, "unexplained"))
+    choice = weight_sets.choose(found, ask.weights)
+    match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
+    given = configs.read(checkpoint, match.dialect.name)
+    facts = _arguments(ask, given.facts)
+    run, more = _translate(tensors, match, facts)
+    canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
+    findings = [*choice.findings, *more, *changes, *notes]
+    findings += [Finding("note", (), text) for text in given.notes]
+    if wrappers:
+        findings.append(Finding("ignored", wrappers, "components that wrappers put into names were left out"))
+    findings += _problems(match, run, canonical)
+    spec = _spec(canonical, match, checkpoint, facts, run, tensors)
+    findings += _doubts(spec, canonical, ask, facts, run)
+    fates = _fates(tensors, match, run)
+    return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
+
+
+def _note(note: Note) -> Finding:
+    return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in ("damaged", "quantised"))
+
+
+def _dialects(asked: str | Dialect | None) -> Sequence[Dialect]:
+    if asked is None:
+        return dialects.ALL
+    return (asked,) if isinstance(asked, Dialect) else (dialects.get(asked),)
+
+
+def _blocks_only(tensors: Mapping[str, Lazy], known: Sequence[Dialect]) -> list[Match]:
+    """Readings of files that hold blocks but no patch kernel, to say what is missing."""
+    if diagnose.signs(tensors):
+        return []
+    found: dict[str, Match] = {}
+    for dialect in known:
+        for rule in dialect.rules:
+            if rule.ours and rule.ours.startswith("blocks.{i}.") and "norm1" in rule.ours:
+                text = rule.sides[0].fill({"i": 0, "_": 0}, (0,) * len(rule.sides[0].ones))
+                prefixes = {n[: -len(text)] for n in tensors if n.endswith(text)}
+                for prefix in prefixes:
+                    match = fit(tensors, dialect, prefix)
+                    good = (not prefix or prefix[-1] in "./") and not match.in_blocks and blocks(match)
+                    if good and (prefix not in found or match.score > found[prefix].score):
+                        found[prefix] = match
+    return sorted(found.values(), key=lambda m: -m.score)
+
+
+def _settle(match: Match, tensors: Mapping[str, Lazy], checkpoint: Checkpoint) -> Match:
+    """Among dialects that explain a file equally well, the one that its lineage's signs name."""
+    equal = [match, *(m for m in match.rivals if carried(m) == carried(match) and len(m.in_blocks) == len(match.in_blocks))]
+    if len(equal) == 1:
+        return match
+    scene = _scene(match, read(tensors, match.dialect, match.prefix).tensors, checkpoint, tensors)
+    name = lineages.prefer([m.dialect.name for m in equal], scene)
+    best = next(m for m in equal if m.dialect.name == name)
+    return replace(best, rivals=tuple(m for m in (match, *match.rivals) if m is not best))
+
+
+def _scene(match: Match, canonical: Mapping[str, Lazy], checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> lineages.Scene:
+    file = PurePath(checkpoint.path).name
+    names = {**tensors, **dict.fromkeys(_keys(checkpoint.extras))}
+    return lineages.Scene(names, match.prefix, canonical, checkpoint.container, file, conform.width_of(canonical))
+
+
+def _keys(extras: Mapping[str, Any]) -> list[str]:
+    return [str(key) for key in extras]
+
+
+def _arguments(ask: Ask, given: Mapping[str, Fact]) -> dict[str, Fact]:
+    facts = dict(given)
+    if ask.heads is not None:
+        if not isinstance(ask.heads, int) or ask.heads < 1:
+            raise BadArgument("heads is a positive number", found=ask.heads)
+        facts["num_heads"] = Fact(ask.heads, "given", "the argument heads=")
+        facts.pop("head_dim", None)
+    if ask.grid is not None:
+        facts["grid"] = Fact((int(ask.grid[0]), int(ask.grid[1])), "given", "the argument grid=")
+    return facts
+
+
+def _translate(
+    tensors: Mapping[str, Lazy], match: Match, facts: Mapping[str, Fact]
+) -> tuple[Run, list[Finding]]:
+    """The canonical tensors; the prefix rows of the position table are found by fit."""
+    above = parent(match.prefix)
+    names = {n: t for n, t in tensors.items() if n.startswith(match.prefix) or n in set(match.explained)} if above or match.prefix else tensors
+    sizes = {letter: facts[field].value for letter, field in (("t", "num_cls"),) if field in facts}
+    run = read(names, match.dialect, match.prefix, sizes)
+    waiting = [f for f in run.faults if f.rule.ours == "embed.[pos_prefix|pos]"]
+    if not waiting:
+        return run, []
+    rows, count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts)
+    if count is None:
+        return run, findings
+    table = read({n: tensors[n] for n in waiting[0].names}, match.dialect, match.prefix, {**sizes, "k": count})
+    merged = replace(
+        run,
+        tensors={**run.tensors, **table.tensors},
+        used={**run.used, **table.used},
+        faults=(*(f for f in run.faults if f not in waiting), *table.faults),
+        sizes={**run.sizes, **table.sizes},
+    )
+    return merged, findings
+
+
+def _prefix_rows(
+    name: str, tensors: Mapping[str, Lazy], canonical: Mapping[str, Lazy], facts: Mapping[str, Fact]
+) -> tuple[int, int | None, list[Finding]]:
+    """How many rows of a position table belong to prefix tokens: the one count that leaves a valid grid.
+
+    (n − 1)(n + 1) + 1 = n², so a table of n² rows beside a cls token may also be 13 × 15 and cls; that is said.
+    """
+    rows = tensors[name].shape[-2]
+    cls = canonical["embed.cls"].shape[0] if "embed.cls" in canonical else 0
+    dist = int("embed.dist" in canonical)
+    registers = canonical["embed.reg"].shape[0] if "embed.reg" in canonical else 0
+    options = list(dict.fromkeys((cls + dist, cls, 0, cls + dist + registers)))
+    grid = _given_grid(facts)
+    if grid is not None:
+        for count in options:
+            if rows - count == grid[0] * grid[1]:
+                return rows, count, []
+        if facts.get("grid") is not None and facts["grid"].source.startswith("the argument"):
+            raise BadArgument(
+                f"grid={grid} does not fit the position table", names=[name], found=f"{rows} rows",
+                expected=" or ".join(str(grid[0] * grid[1] + c) for c in options),
+            )  # fmt: skip
+    square = [count for count in options if rows > count and isqrt(rows - count) ** 2 == rows - count]
+    if not square:
+        left = rows - options[0]
+        shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
+        cause = (
+            f"the grid of the position table cannot be told: {rows} rows, {left} without {options[0]} prefix rows, "
+            "is no square"
+        )
+        return rows, None, [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)]
+    count = square[0]
+    findings = []
+    side = isqrt(rows - count)
+    if count == 0 and cls:
+        other = f"{side - 1} × {side + 1} with a row for cls" if cls == 1 else "a table with prefix rows"
+        cause = f"the position table is read as {side} × {side} without a row for cls; it could also be {other}"
+        findings.append(Finding("assumed", (name,), cause, f"grid=({side - 1}, {side + 1})"))
+    return rows, count, findings
+
+
+def _given_grid(facts: Mapping[str, Fact]) -> tuple[int, int] | None:
+    from anyvit.spec import pair
+
+    if "grid" in facts:
+        return facts["grid"].value
+    if "image_size" in facts and "patch_size" in facts:
+        (height, width), (p, q) = pair(facts["image_size"].value), pair(facts["patch_size"].value)
+        return height // p, width // q
+    return None
+
+
+def _spec(
+    canonical: Mapping[str, Lazy], match: Match, checkpoint: Checkpoint, facts: Mapping[str, Fact], run: Run,
+    tensors: Mapping[str, Lazy],
+) -> Spec | None:  # fmt: skip
+    if not conform.depth_of(canonical):
+        return None
+    lineage = lineages.lineage_of(match.dialect.name, _scene(match, canonical, checkpoint, tensors))
+    return infer(canonical, Clues(lineage, facts, run.sizes, match.dialect.name, run.ignored))
+
+
+def spelling(match: Match, canonical: Mapping[str, Lazy]) -> dict[str, str]:
+    """Canonical name → the name that its file uses."""
+    return {name: t.origin[0] for name, t in canonical.items() if t.origin}
+
+
+def _spell(match: Match, name: str) -> str:
+    """The file's spelling of a canonical name that it lacks."""
+    for hit in match.dialect.writing.match(name):
+        theirs = hit.item.sides[0]
+        places = hit.alls if len(theirs.lists) == len(hit.alls) else (0,) * len(theirs.lists)
+        text = theirs.fill({"_": 0, **hit.numbers}, hit.ones, places)
+        return (parent(match.prefix) if theirs.beside else match.prefix) + text
+    return name
+
+
+def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy]) -> list[Finding]:
+    findings = diagnose.signs([n for n in match.unexplained])
+    for fault in run.faults:
+        if fault.rule.ours != "embed.[pos_prefix|pos]" or "not known" not in fault.text:
+            findings.append(Finding("shape", fold(fault.names), fault.text, None, True))
+    if run.partial:
+        lacking = tuple(dict.fromkeys(match.prefix + n for names in run.partial.values() for n in names))
+        cause = "tensors that belong together are not all there"
+        findings.append(Finding("missing", fold(lacking), f"{cause}: beside {', '.join(fold(run.partial)[:3])}", None, True))
+    for target, sources in run.conflicts.items():
+        findings.append(Finding("conflict", sources, f"several tensors claim {target}", "remove one of them", True))
+    hidden = {n for names in run.partial.values() for n in names}
+    findings += [
+        f for f in conform.check(canonical, lambda name: _spell(match, name)) if not (f.kind == "missing" and run.faults and not f.names)
+    ]
+    inside = match.in_blocks
+    if inside:
+        cause = f"{len(inside)} tensors inside the blocks are not explained by {match.dialect.name}; they may change the function"
+        findings.append(Finding("unexplained", fold(inside), cause, "anyvit dialects lists what is known", True))
+    rest = [n for n in match.unexplained if n not in set(inside) and n not in hidden]
+    if rest:
+        findings.append(Finding("outside", fold(rest), f"{len(rest)} tensors beside the blocks are not part of the tower"))
+    if match.outside:
+        findings.append(_outside(match.outside))
+    for why in dict.fromkeys(run.ignored.values()):
+        names = [n for n, w in run.ignored.items() if w == why]
+        kind = "outside" if why.startswith("outside") else "ignored"
+        findings.append(Finding(kind, fold(names), why.removeprefix("outside: ")))
+    return findings + diagnose.element_types({n: t for n, t in canonical.items() if canon.is_backbone(n)})
+
+
+def _outside(names: Sequence[str]) -> Finding:
+    heads: dict[str, int] = {}
+    for name in names:
+        top = name.split(".", 1)[0].split("/", 1)[0]
+        heads[top] = heads.get(top, 0) + 1
+    text = ", ".join(f"{top} ({count})" for top, count in list(heads.items())[:8])
+    text_tower = any(word in top.lower() for top in heads for word in ("text", "token_embedding", "language", "transformer"))
+    kind = "other tower, heads or optimizer"
+    if text_tower:
+        kind = "text tower or language model, heads"
+    return Finding("outside", fold(names)[:8], f"{len(names)} tensors outside the image tower ({kind}): {text}")
+
+
+def _doubts(
+    spec: Spec | None, canonical: Mapping[str, Lazy], ask: Ask, facts: Mapping[str, Fact], run: Run
+) -> list[Finding]:
+    """What is only assumed, where it changes the function."""
+    if spec is None:
+        return []
+    findings = []
+    for name, what in (("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation")):
+        fact = spec.facts.get(name)
+        if fact is not None and fact.how == "assumed":
+            remedy = "heads=…" if name == "num_heads" else None
+            findings.append(Finding("assumed", (name,), f"{what} {fact.value}: {fact.source}", remedy))
+    if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
+        cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
+        findings.append(Finding("shape", (), cause, "heads=…", True))
+    if spec.condition:
+        cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"
+        findings.append(Finding("condition", (), cause))
+    if spec.final_norm is None and _always_normed(spec):
+        cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
+        remedy = "open the folder with all shards; dialect=… says that it is meant so"
+        findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, ask.dialect is None))
+    return findings
+
+
+def _always_normed(spec: Spec) -> bool:
+    """Whether models of this spelling always have a final norm; InternViT and RADIO, which have none, show by their parts."""
+    plain = spec.dialect in ("timm", "dino", "dinov2", "mae", "deit", "hf-vit", "hf-dinov2", "google-npz")
+    return plain and not spec.layer_scale and not spec.num_registers and not spec.num_classes
+
+
+def _fates(tensors: Mapping[str, Lazy], match: Match, run: Run) -> dict[str, str]:
+    fates: dict[str, str] = {}
+    for name in tensors:
+        if name in run.used:
+            fates[name] = "carried"
+        elif name in run.ignored:
+            fates[name] = "outside" if run.ignored[name].startswith("outside") else "ignored"
+        elif name in run.partial:
+            fates[name] = "missing"
+        elif name.startswith(match.prefix):
+            fates[name] = "unexplained"
+        else:
+            fates[name] = "outside"
+    return fates

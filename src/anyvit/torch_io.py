@@ -1,0 +1,75 @@
+"""Lazy tensors as torch tensors, without a copy where the file's bytes can be mapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyvit.errors import needs
+from anyvit.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+
+
+def require_torch(job: str) -> None:
+    """Raises a one-line error where torch is not installed.
+
+    Raises:
+        MissingExtra: torch is not installed; the message has the line that installs it.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise needs("torch", "torch", job) from error
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch type of a name.
+
+    Example:
+        >>> torch_dtype("bfloat16")
+        torch.bfloat16
+    """
+    import torch
+
+    return getattr(torch, name)
+
+
+def to_torch(lazy: Lazy, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor's values; mapped copy-on-write where the bytes lie in one piece and keep their type.
+
+    Arguments:
+        lazy: the tensor.
+        dtype: the type to give it; None keeps the stored one.
+    """
+    import torch
+
+    tensor = _mapped(lazy)
+    if tensor is None:
+        array = lazy.read()
+        if not array.flags.writeable:
+            array = array.copy()
+        raw = torch.from_numpy(array.reshape(-1).view("uint8")) if array.size else torch.empty(0, dtype=torch.uint8)
+        tensor = raw.view(torch_dtype(lazy.dtype)).reshape(lazy.shape)
+    return tensor if dtype is None or tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _mapped(lazy: Lazy) -> torch.Tensor | None:
+    import torch
+
+    if lazy.pieces is None or len(lazy.pieces) != 1:
+        return None
+    piece = lazy.pieces[0]
+    view = piece.source.view(piece.offset, piece.size)
+    if view is None or view.readonly:
+        return None
+    return torch.frombuffer(view, dtype=torch_dtype(lazy.dtype)).reshape(lazy.shape)
+
+
+def widened(stored: str, wanted: torch.dtype | None) -> torch.dtype | None:
+    """The type that a stored tensor gets: float32 for every real type, unless another is wanted."""
+    import torch
+
+    if not stored.startswith(("float", "bfloat")):
+        return None
+    return wanted or torch.float32

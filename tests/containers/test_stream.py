@@ -1,0 +1,42 @@
+"""Bytes of a tensor in pieces: from ranges, from memory, of every element type."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyvit.containers.files import LocalFile
+from anyvit.containers.stream import chunks
+from anyvit.dtypes import ITEMSIZE, np_dtype
+from anyvit.lazy import Lazy, Piece, from_array, from_pieces
+
+
+@pytest.mark.parametrize("dtype", ITEMSIZE)
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 7)])
+def test_memory(dtype: str, shape: tuple[int, ...]) -> None:
+    count = math.prod(shape) * ITEMSIZE[dtype]
+    raw = np.random.default_rng(0).integers(0, 2, count, "uint8")
+    array = raw.view(np_dtype(dtype)).reshape(shape)
+    parts = [bytes(part) for part in chunks(from_array(array), step=3)]
+    assert b"".join(parts) == raw.tobytes()
+    assert all(len(part) <= 3 for part in parts)
+
+
+def test_a_transposed_array_is_written_in_c_order() -> None:
+    array = np.arange(6, dtype="int16").reshape(2, 3).T
+    assert b"".join(chunks(from_array(array))) == np.array([0, 3, 1, 4, 2, 5], "int16").tobytes()
+
+
+def test_ranges_are_never_loaded(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    file = LocalFile(tmp_path / "a")
+    lazy = from_pieces((14,), "uint8", [Piece(file, 50, 10), Piece(file, 3, 4)], ("a",))
+
+    def load() -> np.ndarray:
+        raise AssertionError("a byte range was loaded as a whole")
+
+    guarded = Lazy(lazy.shape, lazy.dtype, load, lazy.origin, lazy.pieces)
+    assert [bytes(p) for p in chunks(guarded, step=8)] == [bytes(range(50, 58)), b"\x3a\x3b", b"\x03\x04\x05\x06"]

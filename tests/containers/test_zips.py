@@ -1,0 +1,200 @@
+"""The zip directory against the standard library, forged and damaged archives, and the writer's bytes."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyvit.containers import zips
+from anyvit.containers.files import LocalFile
+from anyvit.errors import AnyvitError, FileError, UnsafeError
+
+DATA = {"a/b.npy": b"x" * 1000, "c": b"", "täglich": bytes(range(256)) * 3}
+
+
+def archive(path: Path, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as target:
+        for name, data in DATA.items():
+            target.writestr(name, data)
+        target.writestr("folder/", b"")
+    return path
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_agrees_with_the_standard_library(tmp_path: Path, compression: int) -> None:
+    path = archive(tmp_path / "a.zip", compression)
+    file, found = LocalFile(path), zips.members(path)
+    with zipfile.ZipFile(path) as oracle:
+        infos = {info.filename: info for info in oracle.infolist() if not info.is_dir()}
+    assert list(found) == list(infos)
+    for name, member in found.items():
+        info = infos[name]
+        assert (member.size, member.compressed_size, member.crc) == (info.file_size, info.compress_size, info.CRC)
+        assert member.compression == info.compress_type
+        assert zips.read(file, member) == DATA[name]
+        if member.compression == zips.STORED:
+            assert path.read_bytes()[member.offset : member.offset + member.size] == DATA[name]
+    assert list(zips.damaged(file, found.values())) == []
+    assert zips.first_name(path) == ("a/b.npy",)
+
+
+def test_a_flipped_bit_is_named(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip")
+    file = LocalFile(path)
+    member = zips.members(path)["a/b.npy"]
+    data = bytearray(path.read_bytes())
+    data[member.offset + 10] ^= 4
+    path.write_bytes(data)
+    assert [note.names for note in zips.damaged(LocalFile(path), zips.members(path).values())] == [("a/b.npy",)]
+    with pytest.raises(FileError, match=r"damaged.*a/b\.npy"):
+        zips.read(LocalFile(path), zips.members(path)["a/b.npy"])
+    assert file.size == len(data)
+
+
+def test_a_cut_archive_says_so(tmp_path: Path) -> None:
+    whole = archive(tmp_path / "a.zip").read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path = tmp_path / "cut.zip"
+        path.write_bytes(whole[:length])
+        with pytest.raises(FileError, match="end of the zip archive is missing"):
+            zips.members(path)
+
+
+def test_overlapping_members_are_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip")
+    data = path.read_bytes()
+    at = data.index(b"PK\1\2")
+    entry = zips._ENTRY.unpack_from(data, at)
+    # The first member claims 60 bytes more than lie before the second.
+    grown = zips._ENTRY.pack(*entry[:8], entry[8] + 60, entry[9] + 60, *entry[10:])
+    path.write_bytes(data[:at] + grown + data[at + len(grown) :])
+    with pytest.raises(UnsafeError, match="overlap"):
+        zips.members(path)
+
+
+def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("a.npy", b"1")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            target.writestr("a.npy", b"2")
+    with pytest.raises(UnsafeError, match=r"one name: a\.npy"):
+        zips.members(path)
+
+
+def test_a_local_header_that_differs_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"a/b.npy", b"z/b.npy", 1))
+    with pytest.raises(UnsafeError, match="own header"):
+        zips.members(path)
+
+
+def test_a_bomb_stops_at_the_claimed_size(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(bytes(50 << 20)) + packer.flush()
+    path = tmp_path / "bomb"
+    path.write_bytes(packed)
+    member = zips.Member("a", 0, 1000, len(packed), 0, zips.DEFLATED)
+    with pytest.raises(UnsafeError, match="unpacks to more"):
+        zips.read(LocalFile(path), member)
+    with pytest.raises(UnsafeError, match="implausibly large"):
+        zips.read(LocalFile(path), member, limit=999)
+
+
+def test_other_compressions_and_encryption_are_named(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", zipfile.ZIP_LZMA)
+    found = zips.members(path)
+    with pytest.raises(FileError, match="method 14"):
+        zips.read(LocalFile(path), found["a/b.npy"])
+    data = bytearray(archive(tmp_path / "b.zip").read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(FileError, match=r"encrypted: a/b\.npy"):
+        zips.members(path)
+
+
+def test_random_damage_never_escapes_the_errors(tmp_path: Path) -> None:
+    whole = archive(tmp_path / "a.zip", zipfile.ZIP_DEFLATED).read_bytes()
+    rng = random.Random(0)
+    path, refused = tmp_path / "b.zip", 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+        try:
+            for member in zips.members(path).values():
+                zips.read(LocalFile(path), member)
+        except AnyvitError:
+            refused += 1
+    assert refused > 100
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20).filter(
+        lambda name: not name.endswith("/")), st.binary(max_size=300), max_size=6),
+    st.sampled_from([1, 8, 64]),
+)  # fmt: skip
+def test_what_is_written_is_read(files: dict[str, bytes], align: int) -> None:
+    def build() -> bytes:
+        buffer = io.BytesIO()
+        writer = zips.Writer(buffer)
+        for name, data in files.items():
+            writer.add(name, [data[:7], memoryview(data)[7:]], len(data), align=align)
+        writer.close()
+        return buffer.getvalue()
+
+    raw = build()
+    assert raw == build()
+    with zipfile.ZipFile(io.BytesIO(raw)) as oracle:
+        assert oracle.testzip() is None
+        assert {name: oracle.read(name) for name in files} == files
+        assert {info.date_time for info in oracle.infolist()} <= {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_alignment(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with path.open("wb") as file:
+        writer = zips.Writer(file)
+        for i in range(70):
+            writer.add("n" * (i + 1), [b"x"], 1, align=64)
+        writer.close()
+    assert {member.offset % 64 for member in zips.members(path).values()} == {0}
+
+
+def test_numbers_of_more_than_32_bits() -> None:
+    entry = zips._central(b"big", 5 << 30, 6 << 30, 7)
+    fields = zips._ENTRY.unpack_from(entry)
+    assert fields[8:10] == (0xFFFFFFFF, 0xFFFFFFFF) and fields[16] == 0xFFFFFFFF
+    [(header, member)] = zips._entries(LocalFile(__file__), entry, 1)
+    assert (header, member.size, member.compressed_size, member.crc) == (5 << 30, 6 << 30, 6 << 30, 7)
+    with pytest.raises(UnsafeError, match="lacks its 64-bit sizes: big"):
+        list(zips._entries(LocalFile(__file__), entry.replace(struct.pack("<2H", 1, 24), struct.pack("<2H", 2, 24)), 1))
+
+
+def test_more_members_than_16_bits_count(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    with path.open("wb") as file:
+        writer = zips.Writer(file)
+        for i in range(66_000):
+            writer.add(str(i), [], 0)
+        writer.close()
+    with zipfile.ZipFile(path) as oracle:
+        assert len(oracle.namelist()) == 66_000
+    assert len(zips.members(path)) == 66_000
+
+
+def test_wrong_announcement(tmp_path: Path) -> None:
+    writer = zips.Writer(io.BytesIO())
+    with pytest.raises(FileError, match="another number of bytes"):
+        writer.add("a", [b"abc"], 4)
