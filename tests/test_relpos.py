@@ -141,7 +141,6 @@ def test_hugging_faces_own_table_is_moco_v3s() -> None:
     np.testing.assert_allclose(relpos.sincos2d(4, 6, 64, kind="moco"), theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.usefixtures("peers")
 def test_big_vision_reaches_the_temperature() -> None:
     made = relpos.sincos2d(2, 3, 16, kind="big_vision")
     np.testing.assert_allclose(made[1, 3], np.sin(1 / 10000), rtol=1e-6)

@@ -93,16 +93,16 @@ def test_separable_keeps_kind_and_type(dtype: str) -> None:
     from anyvit.dtypes import np_dtype
 
     rows, columns = rk.matrix(5, 3), rk.matrix(4, 6)
-    array = np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np_dtype(dtype))
+    array = np.random.default_rng(0).standard_normal((5, 4, 2)).astype(np_dtype(dtype))
     tensor = torch.from_numpy(array.astype(np.float64)).to(getattr(torch, dtype))
     ours, theirs = rk.separable(array, rows, columns), rk.separable(tensor, rows, columns)
-    assert isinstance(ours, np.ndarray) and ours.dtype == array.dtype and ours.shape == (2, 3, 6)
-    assert theirs.dtype == tensor.dtype and tuple(theirs.shape) == (2, 3, 6)
+    assert isinstance(ours, np.ndarray) and ours.dtype == array.dtype and ours.shape == (3, 6, 2)
+    assert theirs.dtype == tensor.dtype and tuple(theirs.shape) == (3, 6, 2)
     np.testing.assert_allclose(ours.astype(np.float64), theirs.double().numpy(), rtol=0, atol=1e-15)
 
 
 def test_separable_has_gradients() -> None:
-    tensor = torch.randn(1, 4, 4, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    tensor = torch.randn(4, 4, 1, requires_grad=True, generator=torch.Generator().manual_seed(0))
     rk.separable(tensor, rk.matrix(4, 2), rk.matrix(4, 2)).sum().backward()
     assert tensor.grad is not None and float(tensor.grad.sum()) == pytest.approx(4)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyvit import dialects, fit
 from anyvit.errors import Incomplete
-from anyvit.lazy import Lazy
+from anyvit.lazy import Lazy, from_array
 from anyvit.report import Report, fold
 from anyvit.spec import Spec
 from anyvit.torch_io import to_torch, widened
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from anyvit.model import ViT
 
-IGNORED = ("rope.periods", "local_cls_norm.weight", "local_cls_norm.bias")
-"""Canonical tensors that the reference ViT computes itself or never uses."""
+IGNORED = ("local_cls_norm.weight", "local_cls_norm.bias")
+"""Canonical tensors that the reference ViT never uses."""
 
 
 def build_vit(
@@ -46,7 +46,8 @@ def build_vit(
     needs = [f"blocks.{i}.attn.k.bias" for i in range(spec.depth) if f"blocks.{i}.attn.qkv.bias" in wanted]
     written = fit.express(tensors, spec, dialect, requires=[n for n in needs if n not in tensors])
     given = {n: t for n, t in written.run.tensors.items() if n not in IGNORED}
-    _account(given, wanted, spec)
+    given = {**_computed(wanted, spec), **given}
+    _account(given, wanted)
     filled = {}
     for name, lazy in given.items():
         tensor = to_torch(lazy, widened(lazy.dtype, dtype))
@@ -56,7 +57,16 @@ def build_vit(
     return model.eval()
 
 
-def _account(given: Mapping[str, Lazy], wanted: Mapping[str, torch.Tensor], spec: Spec) -> None:
+def _computed(wanted: Mapping[str, torch.Tensor], spec: Spec) -> dict[str, Lazy]:
+    """Tensors of the model that follow from the Spec: the periods of a rotary embedding."""
+    if "rope.periods" not in wanted or spec.rope is None:
+        return {}
+    from anyvit.model.rope import periods
+
+    return {"rope.periods": from_array(periods(spec.rope.base, wanted["rope.periods"].shape[0]).numpy())}
+
+
+def _account(given: Mapping[str, Lazy], wanted: Mapping[str, torch.Tensor]) -> None:
     missing = [n for n in wanted if n not in given]
     surplus = [n for n in given if n not in wanted]
     wrong = [n for n in given if n in wanted and tuple(wanted[n].shape) != given[n].shape]

@@ -27,11 +27,16 @@ CAP = 40.0
 """Nats that one vector of norms can at most hold against a candidate, so that one damaged tensor decides nothing."""
 
 SMALLEST = 8
-"""Channels of the smallest head that is believed; smaller groups compete, so that rotary pairs do not pass as heads."""
+"""Channels of the smallest head that is believed; smaller groups compete, so that rotary pairs do not pass as heads.
+Fewer than three heads are not believed either: one step in the norms looks like two."""
 
 
 STRANGE = 4.0
 """Standard errors from which the channels of a head count as ordered; real weights stay below 2.5."""
+
+
+JUMP = 9.0
+"""Squared standard errors that one jump between half heads counts at most; damage in one block cannot outweigh others."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,29 @@ def ordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     return abs(sum(z)) > STRANGE * math.sqrt(len(z))
 
 
+def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
+    """Whether norms jump at most borders between heads, and nowhere inside a head as much.
+
+    A drift, a damaged range, a file cut elsewhere or one step at any place also make groups differ; they fail here.
+
+    Arguments:
+        vectors: normal scores, (n,) each.
+        size: channels of a head.
+    """
+    import numpy as np
+
+    half, jumps = size // 2, 0.0
+    for x in vectors:
+        rows = x.reshape(-1, size)
+        inner = max(float(rows.var(1, ddof=1).mean()), 1e-9)
+        halves = np.stack([rows[:, :half].mean(1), rows[:, size - half :].mean(1)], 1).reshape(-1)
+        # squared differences of half heads in units of their variance; alternately inside a head and at a border
+        jumps = jumps + np.minimum(np.diff(halves) ** 2 * half / (2 * inner), JUMP)
+    inside, border = jumps[::2], jumps[1::2]
+    typical = np.sort(border)[(len(border) - 1) // 2]
+    return bool(typical > max(1.2 * inside.max(), 2 * len(vectors)))
+
+
 def _squares(block: Attention) -> tuple[np.ndarray, ...] | None:
     import numpy as np
 
@@ -281,7 +309,7 @@ def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) 
         candidates: the numbers of (query) heads that may be named; None for all with at least 8 channels a head.
 
     Returns:
-        a Verdict whose value is the number of heads, or None; one head cannot be told from no evidence.
+        a Verdict whose value is the number of heads, or None; one or two cannot be told from no evidence.
 
     Example:
         >>> import numpy as np
@@ -339,29 +367,14 @@ def _convincing(
 ) -> bool:
     """The lead suffices, v and out do not object, half of all votes agree, and the borders lie where heads begin."""
     alone = _tally([vote[1] for vote in votes])
-    if size < SMALLEST or _lead(size, tally)[0] < MARGIN or alone[size] < max(4.0, max(alone.values()) - 2):
+    if size < SMALLEST or 3 * size > len(squares[0][1]) or _lead(size, tally)[0] < MARGIN or alone[size] < max(4.0, max(alone.values()) - 2):
         return False
     if 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
         return False
     pairs = [pair for s in squares if (pair := sums(s, size))]
     if any(ordered([pair[part] for pair in pairs], size) for part in parts):
         return False
-    for by, wide in ((size // 2, size), (size, 2 * size)):
-        moved = 0.0
-        for pair, vote in zip(pairs, votes, strict=True):
-            for part in parts:
-                if len(pair[part]) % wide == 0:
-                    gain = groups(_roll(pair[part], by), [wide])[wide]
-                    moved += max(-CAP, min(CAP, vote[part][size] - gain))
-        if moved < MARGIN and len(pairs[0][0]) > wide:
-            return False
-    return True
-
-
-def _roll(x: np.ndarray, by: int) -> np.ndarray:
-    import numpy as np
-
-    return np.roll(x, by)
+    return bordered([pair[part] for pair in pairs for part in parts], size)
 
 
 def _agreeing(size: int, votes: Sequence[Any], parts: Sequence[int]) -> int:

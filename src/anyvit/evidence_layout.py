@@ -270,8 +270,10 @@ def _separate(block: Attention) -> tuple[np.ndarray, dict[str, np.ndarray]] | No
 
     if len({len(w) for w in (block.q, block.k, block.v)} | {np.shape(block.out)[1]}) > 1:
         return None
-    rows, outs = np.concatenate([row_squares(w) for w in (block.q, block.k, block.v)]), column_squares(block.out)
-    return (scores(np.log(rows)), {"": np.log(outs)}) if _usable(rows) and _usable(outs) else None
+    parts, outs = [row_squares(w) for w in (block.q, block.k, block.v)], column_squares(block.out)
+    if not all(map(_usable, (*parts, outs))):
+        return None
+    return scores(np.log(np.concatenate(parts))), {"": np.log(outs)}
 
 
 def _orders(block: Attention, num_heads: int | None) -> dict[tuple, tuple[float, int]]:
@@ -314,7 +316,7 @@ def _lies(blocks: Sequence[Attention], top: tuple, size: int) -> bool:
 def _usable(squares: np.ndarray) -> bool:
     import numpy as np
 
-    return bool(np.isfinite(squares).all() and squares.min() > 0)
+    return bool(np.isfinite(squares).all() and squares.min() > 0 and scores(squares).any())
 
 
 def _judge(

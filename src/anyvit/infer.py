@@ -126,7 +126,7 @@ def _block(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, 
 def _mlp(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
     gate, up = (tensors.get(f"blocks.0.mlp.{name}.weight") for name in ("gate", "up"))
     if gate is not None and up is not None:
-        fused = bool(gate.origin) and gate.origin == up.origin
+        fused = bool(gate.origin) and len(set(gate.origin) & set(up.origin)) == 1 and gate.origin == up.origin
         kind = "swiglu_fused" if fused else "swiglu"
         if fused and gate.origin[0].endswith("fc1.weight"):
             kind = "glu_fused"
@@ -190,7 +190,9 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
     if not kinds and clues.dialect.startswith("big_vision"):
         found["pos_embed"] = Fact("sincos_unstored", "assumed", "no table in the file: big_vision computes sin-cos positions")
+    found.update(_windows(tensors))
     if table is None:
+        found.update(_relative_grid(tensors, facts))
         return found
     grid = _grid(table.shape[0], clues)
     if grid:
@@ -201,9 +203,37 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     return found
 
 
+def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """The grid that a relative position table was made for: (2 h − 1)(2 w − 1) rows, and 3 more where there is a cls token."""
+    name = next((n for n in ("embed.rel_pos", "blocks.0.attn.rel_pos") if n in tensors), None)
+    if name is None:
+        return {}
+    side = isqrt(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0))
+    grid, why = ((side + 1) // 2, (side + 1) // 2), _shape(tensors, name)
+    patch = pair(facts["patch_size"].value)
+    return {
+        "grid": _measured(grid, why),
+        "image_size": _measured(single((grid[0] * patch[0], grid[1] * patch[1])), why),
+    }
+
+
+def _windows(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
+    """Windows of decomposed relative positions: blocks with fewer than the most rows are windowed (SAM)."""
+    sizes = {
+        int(name.split(".")[1]): (tensor.shape[0] + 1) // 2
+        for name, tensor in tensors.items()
+        if name.endswith("attn.rel_pos_h")
+    }
+    if len(set(sizes.values())) < 2:
+        return {}
+    whole = tuple(sorted(n for n, size in sizes.items() if size == max(sizes.values())))
+    why = f"rows of rel_pos_h: blocks {', '.join(map(str, whole))} span the whole grid"
+    return {"window": _measured(min(sizes.values()), why), "global_blocks": _measured(whole, why)}
+
+
 def _rotates(tensors: Mapping[str, Lazy], clues: Clues) -> bool:
     """Whether a model of a lineage with rotary positions uses them (EVA-01 and the first EVA-CLIP do not)."""
-    if clues.lineage.name in ("eva-clip", "timm-eva", "eva02-finetuned"):
+    if clues.lineage.name in ("eva-clip", "timm-eva", "eva02-finetuned", "eva02-mim"):
         stored = any("rope" in name for name in clues.ignored) or "rope.freqs" in tensors
         return stored or "blocks.0.mlp.gate.weight" in tensors
     return True

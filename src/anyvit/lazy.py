@@ -168,7 +168,7 @@ def computed(
     def load() -> np.ndarray:
         import numpy as np
 
-        return np.ascontiguousarray(function(*(s.read() for s in sources)), np_dtype(dtype))
+        return np.asarray(function(*(s.read() for s in sources)), np_dtype(dtype), order="C")
 
     return Lazy(tuple(shape), dtype, load, tuple(dict.fromkeys(name for s in sources for name in s.origin)))
 

@@ -13,9 +13,9 @@ from anyvit.dialects import lineages
 from anyvit.errors import BadArgument
 from anyvit.infer import Clues, infer
 from anyvit.lazy import Checkpoint, Lazy, Note
-from anyvit.recognise import Match, blocks, carried, fit, matches, unwrapped
+from anyvit.recognise import Match, blocks, fit, matches, unwrapped
 from anyvit.report import Finding, Report, Trail, fold, order
-from anyvit.rules import Dialect, Run, parent, read
+from anyvit.rules import Dialect, Fault, Run, parent, read
 from anyvit.spec import Fact, Spec
 
 
@@ -149,20 +149,43 @@ def _blocks_only(tensors: Mapping[str, Lazy], known: Sequence[Dialect]) -> list[
 
 
 def _settle(match: Match, tensors: Mapping[str, Lazy], checkpoint: Checkpoint) -> Match:
-    """Among dialects that explain a file equally well, the one that its lineage's signs name."""
-    equal = [match, *(m for m in match.rivals if carried(m) == carried(match) and len(m.in_blocks) == len(match.in_blocks))]
+    """Among dialects that explain the names equally well, the one whose shapes fit, then the one whose lineage's signs hold."""
+    equal = [match, *match.rivals]
     if len(equal) == 1:
         return match
-    scene = _scene(match, read(tensors, match.dialect, match.prefix).tensors, checkpoint, tensors)
-    name = lineages.prefer([m.dialect.name for m in equal], scene)
-    best = next(m for m in equal if m.dialect.name == name)
-    return replace(best, rivals=tuple(m for m in (match, *match.rivals) if m is not best))
+    runs = [read(_first_block(tensors, m), m.dialect, m.prefix, None, m.hits) for m in equal]
+    faults = [_misfits(run) for run in runs]
+    fitting = [(m, run) for m, run, count in zip(equal, runs, faults, strict=True) if count == min(faults)]
+    best, run = fitting[0]
+    canonical = {**run.tensors, **dict.fromkeys(("embed.pos",) if any(map(_is_table, run.faults)) else ())}
+    scene = _scene(best, canonical, checkpoint, tensors)
+    name = lineages.prefer([m.dialect.name for m, _ in fitting], scene)
+    best = next(m for m, _ in fitting if m.dialect.name == name)
+    if best is match:
+        return match
+    return replace(fit(tensors, best.dialect, best.prefix), rivals=tuple(m for m in equal if m is not best))
+
+
+def _first_block(tensors: Mapping[str, Lazy], match: Match) -> dict[str, Lazy]:
+    """The tensors of block 0 and those outside the blocks."""
+    return {name: tensors[name] for name, hit in match.hits.items() if hit.numbers.get("i", 0) == 0}
+
+
+def _is_table(fault: Fault) -> bool:
+    """Whether a fault is a position table whose prefix rows are not counted yet."""
+    return fault.rule.ours == "embed.[pos_prefix|pos]"
+
+
+def _misfits(run: Run) -> int:
+    faults = [f for f in run.faults if not _is_table(f)]
+    wrong = [f for f in conform.check(run.tensors, str) if f.kind == "shape"]
+    return len(faults) + len(run.partial) + len(wrong)
 
 
 def _scene(match: Match, canonical: Mapping[str, Lazy], checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> lineages.Scene:
     file = PurePath(checkpoint.path).name
     names = {**tensors, **dict.fromkeys(_keys(checkpoint.extras))}
-    return lineages.Scene(names, match.prefix, canonical, checkpoint.container, file, conform.width_of(canonical))
+    return lineages.Scene(names, match.prefix, canonical, checkpoint.container, file, conform.width_of({n: t for n, t in canonical.items() if t is not None}))
 
 
 def _keys(extras: Mapping[str, Any]) -> list[str]:
@@ -185,11 +208,13 @@ def _translate(
     tensors: Mapping[str, Lazy], match: Match, facts: Mapping[str, Fact]
 ) -> tuple[Run, list[Finding]]:
     """The canonical tensors; the prefix rows of the position table are found by fit."""
-    above = parent(match.prefix)
-    names = {n: t for n, t in tensors.items() if n.startswith(match.prefix) or n in set(match.explained)} if above or match.prefix else tensors
-    sizes = {letter: facts[field].value for letter, field in (("t", "num_cls"),) if field in facts}
-    run = read(names, match.dialect, match.prefix, sizes)
-    waiting = [f for f in run.faults if f.rule.ours == "embed.[pos_prefix|pos]"]
+    sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
+    mine = {n: tensors[n] for n in match.hits}
+    run = read(mine, match.dialect, match.prefix, sizes, match.hits)
+    if any(fault.rule.ours == "embed.[cls|reg]" for fault in run.faults) and not sizes:
+        sizes = {"t": CLASS_TOKENS}
+        run = read(mine, match.dialect, match.prefix, sizes, match.hits)
+    waiting = [f for f in run.faults if _is_table(f)]
     if not waiting:
         return run, []
     rows, count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts)
@@ -204,6 +229,13 @@ def _translate(
         sizes={**run.sizes, **table.sizes},
     )
     return merged, findings
+
+
+CLASS_TOKENS = 4
+"""Class tokens where one tensor holds them and the registers, and nothing says how many are which.
+
+Source: NVlabs/RADIO, RADIOv2.5: one class token for each of four teachers; the split changes the parts' names only.
+"""
 
 
 def _prefix_rows(
@@ -264,7 +296,8 @@ def _spec(
 ) -> Spec | None:  # fmt: skip
     if not conform.depth_of(canonical):
         return None
-    lineage = lineages.lineage_of(match.dialect.name, _scene(match, canonical, checkpoint, tensors))
+    scene = _scene(match, canonical, checkpoint, tensors)
+    lineage = lineages.lineage_of(match.dialect.name, scene, match.dialect.lineage)
     return infer(canonical, Clues(lineage, facts, run.sizes, match.dialect.name, run.ignored))
 
 
@@ -334,6 +367,9 @@ def _doubts(
     if spec is None:
         return []
     findings = []
+    if "t" in run.sizes and "num_cls" not in facts and any("token.token" in n for n in run.used):
+        cause = f"one tensor holds class tokens and registers; the first {CLASS_TOKENS} are taken for class tokens"
+        findings.append(Finding("assumed", ("num_cls",), cause))
     for name, what in (("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation")):
         fact = spec.facts.get(name)
         if fact is not None and fact.how == "assumed":
@@ -355,7 +391,8 @@ def _doubts(
 def _always_normed(spec: Spec) -> bool:
     """Whether models of this spelling always have a final norm; InternViT and RADIO, which have none, show by their parts."""
     plain = spec.dialect in ("timm", "dino", "dinov2", "mae", "deit", "hf-vit", "hf-dinov2", "google-npz")
-    return plain and not spec.layer_scale and not spec.num_registers and not spec.num_classes
+    parts = spec.layer_scale or spec.num_registers or spec.num_classes or spec.pre_norm
+    return plain and not parts
 
 
 def _fates(tensors: Mapping[str, Lazy], match: Match, run: Run) -> dict[str, str]:

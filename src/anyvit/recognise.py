@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from anyvit import names
 from anyvit.lazy import Lazy
+from anyvit.names import Hit
 from anyvit.rules import Dialect, Rule, parent
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -34,7 +35,9 @@ class Match:
         explained: how many tensors the table reads.
         unexplained: names under the prefix that it does not know.
         outside: names that are neither under the prefix nor read beside it.
-        rivals: other dialects that explain nearly as much, and other weight sets.
+        rivals: dialects that explain the names equally well (compared on a sample of them).
+        hits: name → the rule that reads it.
+        near: dialects that explain less, the best first.
     """
 
     dialect: Dialect
@@ -43,6 +46,8 @@ class Match:
     unexplained: tuple[str, ...]
     outside: tuple[str, ...] = ()
     rivals: tuple[Match, ...] = ()
+    hits: Mapping[str, Hit[Rule]] = field(default_factory=dict, repr=False, compare=False)
+    near: tuple[Match, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def score(self) -> int:
@@ -120,60 +125,69 @@ def candidates(tensors: Iterable[str], dialects: Sequence[Dialect]) -> list[tupl
     return list(found.values())
 
 
-def fit(tensors: Mapping[str, Lazy], dialect: Dialect, prefix: str) -> Match:
-    """How well a dialect explains what stands under a prefix."""
-    explained, unexplained, outside = [], [], []
+def sample(tensors: Iterable[str]) -> list[str]:
+    """Names that stand for all: of those that differ only in numbers, the first and the last few."""
+    groups: dict[str, list[str]] = {}
+    for name in tensors:
+        groups.setdefault(names.blank(name)[0], []).append(name)
+    chosen: dict[str, None] = {}
+    for group in groups.values():
+        chosen.update(dict.fromkeys((*group[:4], *group[-4:])))
+    return list(chosen)
+
+
+def fit(tensors: Iterable[str], dialect: Dialect, prefix: str) -> Match:
+    """How well a dialect explains the names under a prefix."""
+    hits: dict[str, Hit[Rule]] = {}
+    unexplained, outside = [], []
     inside, beside = dialect.reading
     above = parent(prefix)
     for name in tensors:
         if name.startswith(prefix):
-            known = inside.match(name[len(prefix) :]) or (not above and beside.match(name))
-            (explained if known else unexplained).append(name)
-        elif name.startswith(above) and beside.match(name[len(above) :]):
-            explained.append(name)
+            found = inside.match(name[len(prefix) :]) or ([] if above else beside.match(name))
+            if not found:
+                unexplained.append(name)
+                continue
         else:
-            outside.append(name)
-    return Match(dialect, prefix, tuple(explained), tuple(unexplained), tuple(outside))
+            found = beside.match(name[len(above) :]) if name.startswith(above) else []
+            if not found:
+                outside.append(name)
+                continue
+        hits[name] = found[0]
+    return Match(dialect, prefix, tuple(hits), tuple(unexplained), tuple(outside), (), hits)
 
 
 def matches(tensors: Mapping[str, Lazy], dialects: Sequence[Dialect]) -> list[Match]:
-    """The best reading of every prefix where a patch kernel stands, best dialect first among its rivals.
+    """The best reading of every prefix where a patch kernel stands, with the dialects that explain as much as rivals.
 
-    A prefix under which another one lies that explains as much is a wrapper and drops out.
+    Dialects are compared on a sample of the names; the best one is then fitted to all of them.
     """
+    some = sample(tensors)
     by_prefix: dict[str, list[Match]] = {}
-    for dialect, prefix in candidates(tensors, dialects):
-        match = fit(tensors, dialect, prefix)
+    for dialect, prefix in candidates(some, dialects):
+        match = fit(some, dialect, prefix)
         if blocks(match):
             by_prefix.setdefault(prefix, []).append(match)
     best = []
     for found in by_prefix.values():
-        found.sort(key=lambda m: (-carried(m), len(m.in_blocks)))
-        best.append(replace(found[0], rivals=tuple(found[1:])))
+        found.sort(key=rank)
+        whole = fit(tensors, found[0].dialect, found[0].prefix)
+        rivals = tuple(m for m in found[1:] if rank(m) == rank(found[0]))
+        best.append(replace(whole, rivals=rivals, near=tuple(found[len(rivals) + 1 :])))
     return sorted(best, key=lambda m: -m.score)
 
 
+def rank(match: Match) -> tuple[int, int, bool]:
+    """The order among dialects at one prefix: most carried, fewest unexplained in blocks, the prefix the dialect writes."""
+    root = match.dialect.root
+    return -carried(match), len(match.in_blocks), bool(root) and not match.prefix.endswith(root)
+
+
 def carried(match: Match) -> int:
-    """How many names of the file the dialect carries (explained, and not merely known and ignored)."""
-    return 4 * len(match.explained) - sum(_why(match, name) for name in match.explained)
-
-
-def _why(match: Match, name: str) -> int:
-    hits = match.dialect.find(name, match.prefix)
-    return int(bool(hits) and hits[0].item.ours is None)
+    """How much of the file the dialect carries; what it knows and ignores counts a little less."""
+    return sum(3 if hit.item.ours is None else 4 for hit in match.hits.values())
 
 
 def blocks(match: Match) -> int:
     """How many transformer blocks a match has names of."""
-    numbers = set()
-    for name in match.explained:
-        hits = match.dialect.find(name, match.prefix)
-        if hits and (rule := hits[0].item).ours and rule.ours.startswith("blocks."):
-            numbers.add(hits[0].numbers.get("i", 0))
-    return len(numbers)
-
-
-def rule_for(match: Match, name: str) -> Rule | None:
-    """The rule that reads a name, None where there is none."""
-    hits = match.dialect.find(name, match.prefix)
-    return hits[0].item if hits else None
+    return len({hit.numbers.get("i", 0) for hit in match.hits.values() if (hit.item.ours or "").startswith("blocks.")})

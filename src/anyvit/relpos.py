@@ -59,10 +59,9 @@ def relative_table(
 
     array: Any = table
     weights, _, _ = RELATIVE[method]
-    grid = rearrange(array[: old[0] * old[1]], "(h w) n -> n h w", h=old[0])
+    grid = rearrange(array[: old[0] * old[1]], "(h w) n -> h w n", h=old[0])
     grid = separable(grid, weights(old[0], new[0]), weights(old[1], new[1]))
-    grid = rearrange(grid, "n h w -> (h w) n")
-    return _join(grid, array[old[0] * old[1] :])
+    return _join(rearrange(grid, "h w n -> (h w) n"), array[old[0] * old[1] :])
 
 
 def decomposed(rel_pos: Array, new_size: int) -> Array:
@@ -90,7 +89,7 @@ def decomposed(rel_pos: Array, new_size: int) -> Array:
     old, new = array.shape[0], 2 * new_size - 1
     if old == new:
         return rel_pos
-    return contiguous(separable(rel_pos, matrix(old, new, "bilinear"), np.eye(array.shape[1])))
+    return contiguous(separable(array[:, None], matrix(old, new, "bilinear"), np.eye(1))[:, 0])
 
 
 def geometric_offsets(old: int, new: int) -> list[float]:

@@ -79,8 +79,8 @@ def positions(table: Array, old: Size, new: Size, recipe: str | Resample | Mappi
 
     rows, columns = (_weights(recipe, *pair) for pair in zip(old, _target(recipe, new), strict=True))
     array: Any = table
-    grid = separable(rearrange(array, "(h w) d -> d h w", h=old[0]), rows, columns)
-    return contiguous(rearrange(grid[:, : new[0], : new[1]], "d h w -> (h w) d"))
+    grid = separable(rearrange(array, "(h w) d -> h w d", h=old[0]), rows, columns)
+    return contiguous(rearrange(grid[: new[0], : new[1]], "h w d -> (h w) d"))
 
 
 def kernel(weight: Array, new: Size, method: str = "pinv") -> Array:
@@ -110,6 +110,7 @@ def kernel(weight: Array, new: Size, method: str = "pinv") -> Array:
     variants'.
     """
     import numpy as np
+    from einops import rearrange
 
     if method not in KERNELS:
         raise BadArgument(f"no way to resize a patch kernel is called {method!r}", expected=", ".join(KERNELS))
@@ -128,7 +129,8 @@ def kernel(weight: Array, new: Size, method: str = "pinv") -> Array:
     if inverse:
         # the pseudo-inverse of a Kronecker product is the Kronecker product of the pseudo-inverses
         weights = [np.linalg.pinv(matrix_.T) for matrix_ in weights]
-    return contiguous(separable(weight, weights[0], weights[1]))
+    grid = separable(rearrange(array, "o i h w -> h w (o i)"), weights[0], weights[1])
+    return contiguous(rearrange(grid, "h w (o i) -> o i h w", o=array.shape[0]))
 
 
 def caveat(recipe: str | Resample | Mapping[str, Any], old: Size, new: Size) -> str | None:

@@ -161,31 +161,36 @@ def spline_matrix(points: Sequence[float], places: Sequence[float]) -> np.ndarra
 
 
 def separable(array: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
-    """Rows and columns of the last two axes through their matrices; computed in float64, returned in the type given.
+    """The first two axes through their matrices; computed in float64, returned in the type given.
 
     Arguments:
-        array: (…, h, w), numpy or torch.
+        array: (h, w, d), numpy or torch.
         rows: (h', h).
         columns: (w', w).
 
     Returns:
-        (…, h', w') of the same kind and element type.
+        (h', w', d) of the same kind and element type.
+
+    Example:
+        >>> import numpy as np
+        >>> separable(np.ones((4, 4, 2), "float32"), matrix(4, 2), matrix(4, 3)).shape
+        (2, 3, 2)
     """
     import numpy as np
 
+    given: Any = array
+    h, w, d = given.shape
     if is_tensor(array):
         import torch
 
-        tensor: Any = array
         # Apple's GPUs have no float64
-        wide = torch.float32 if tensor.device.type == "mps" else torch.float64
-        left, right = (torch.as_tensor(m, dtype=wide, device=tensor.device) for m in (rows, columns))
-        result = left @ tensor.to(wide) @ right.T
-        return result if tensor.dtype == wide else result.float().to(tensor.dtype)
-    plain: Any = array
-    result = rows @ plain.astype(np.float64) @ columns.T
+        wide = torch.float32 if given.device.type == "mps" else torch.float64
+        left, right = (torch.as_tensor(m, dtype=wide, device=given.device) for m in (rows, columns))
+        result = right @ (left @ given.to(wide).reshape(h, w * d)).reshape(-1, w, d)
+        return result if given.dtype == wide else result.float().to(given.dtype)
+    result = columns @ (rows @ given.astype(np.float64).reshape(h, w * d)).reshape(-1, w, d)
     # torch rounds to 16 bits by way of float32
-    return result if plain.dtype == np.float64 else result.astype(np.float32).astype(plain.dtype)
+    return result if given.dtype == np.float64 else result.astype(np.float32).astype(given.dtype)
 
 
 def contiguous(array: Array) -> Array:

@@ -177,9 +177,9 @@ def formula(recipe: str | Resample | Mapping[str, Any]) -> str:
     flags = (", antialias" if recipe.antialias else "") + (", align_corners" if recipe.align_corners else "")
     if recipe.kind == "jax":
         return f"jax.image.resize({recipe.mode}{flags})"
-    plus = f"+{recipe.offset:g}" if recipe.offset else ""
+    high, wide = (f"({side}+{recipe.offset:g})" if recipe.offset else side for side in ("h'", "w'"))
     if recipe.kind == "square":
         return f"interpolate({recipe.mode}, size=(m, m){flags}), m = max(h', w'); rows [:h', :w']"
     if recipe.kind == "factor" or recipe.offset:
-        return f"interpolate({recipe.mode}, scale_factor=((h'{plus})/h, (w'{plus})/w){flags})"
+        return f"interpolate({recipe.mode}, scale_factor=({high}/h, {wide}/w){flags})"
     return f"interpolate({recipe.mode}, size=(h', w'){flags})"

@@ -165,7 +165,11 @@ class Run:
 
 
 def read(
-    tensors: Mapping[str, Lazy], dialect: Dialect, prefix: str = "", sizes: Mapping[str, int] | None = None
+    tensors: Mapping[str, Lazy],
+    dialect: Dialect,
+    prefix: str = "",
+    sizes: Mapping[str, int] | None = None,
+    hits: Mapping[str, Hit[Rule]] | None = None,
 ) -> Run:
     """Translate a file's names and layout to the canonical ones.
 
@@ -174,10 +178,13 @@ def read(
         dialect: the table to read it by.
         prefix: what precedes the tower's names.
         sizes: sizes of axes that shapes cannot tell ("k": prefix rows of the position table).
+        hits: name → how it was matched, where that is known already.
     """
 
     def find(name: str) -> list[Hit[Rule]]:
-        return dialect.find(name, prefix)
+        if hits is None:
+            return dialect.find(name, prefix)
+        return [hits[name]] if name in hits else []
 
     known = {**dialect.sizes, **(sizes or {})}
     return _run(tensors, find, lambda rule: rule.sides, lambda rule: rule.layout, known, lambda p: "", None)

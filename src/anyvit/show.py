@@ -2,44 +2,117 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anyvit.errors import listing
 from anyvit.report import Finding, Report
 
 if TYPE_CHECKING:
-    from anyvit.spec import Spec
+    from anyvit.spec import Fact, Spec
 
 
-def text(report: Report) -> str:
-    """The report in some thirty lines: what it is, the architecture with its evidence, what to know, what to type."""
-    parts = [_head(report)]
+@dataclass(frozen=True)
+class Style:
+    """How wide text may be, and whether it is coloured.
+
+    Arguments:
+        width: columns.
+        colour: whether to use the terminal's colours.
+    """
+
+    width: int = 100
+    colour: bool = False
+
+    def good(self, text: str) -> str:
+        """Text in green."""
+        return self._paint(text, "32")
+
+    def bad(self, text: str) -> str:
+        """Text in red."""
+        return self._paint(text, "31")
+
+    def doubt(self, text: str) -> str:
+        """Text in yellow."""
+        return self._paint(text, "33")
+
+    def strong(self, text: str) -> str:
+        """Text in bold."""
+        return self._paint(text, "1")
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self.colour else text
+
+
+PLAIN = Style()
+
+
+def text(report: Report, style: Style = PLAIN) -> str:
+    """The report in some forty lines: what it is, the architecture with its evidence, what to know, what to type."""
+    parts = [_head(report, style)]
     if report.spec is not None:
-        parts += [_facts(report.spec), _coverage(report)]
-    parts.append(_findings(report.findings))
-    if report.constructors and report.ok:
-        parts.append(_constructors(report))
+        parts.append(_facts(report.spec, style))
+    parts.append(_findings(report, style))
+    if report.ok:
+        parts.append(_constructors(report, style))
     return "\n\n".join(part for part in parts if part)
 
 
-def _head(report: Report) -> str:
+def _head(report: Report, style: Style) -> str:
     count, size = report.tensors
-    mark = "✓" if report.ok else "✗"
-    name = report.path or "a mapping"
-    lines = [f"{mark} {name}", f"  {report.container} · {count} tensors · {number(size)} parameters"]
-    if report.match is None:
-        lines.append("  not a Vision Transformer that can be loaded")
-        return "\n".join(lines)
-    dialect = report.match.dialect
-    where = f" behind {report.match.prefix!r}" if report.match.prefix else ""
-    lineage = f" · lineage {report.spec.lineage}" if report.spec and report.spec.lineage else ""
-    lines.append(f"  dialect {dialect.name}{where}{lineage}")
+    mark = style.good("✓") if report.ok else style.bad("✗")
+    rows = []
+    if report.spec is not None and report.match is not None:
+        dialect = report.match.dialect
+        behind = f', behind "{report.match.prefix}"' if report.match.prefix else ""
+        lineage = report.spec.lineage
+        of = f"; weights of lineage {lineage}" if lineage and lineage != dialect.name else ""
+        own = sum(of for _, of in report.coverage.values())
+        rows += [
+            ("is", sentence(report.spec)),
+            ("from", dialect.title or dialect.name),
+            ("dialect", dialect.name + behind + of),
+            ("size", f"{number(own)} parameters" + _roles(report)),
+        ]
+    elif report.match is None:
+        rows.append(("is", "no Vision Transformer that can be loaded"))
+    fates = Counter(report.fates.values()).most_common()
+    became = "" if len(fates) == 1 and fates[0][0] == "carried" else ": " + ", ".join(f"{n} {fate}" for fate, n in fates)
+    rows.append(("file", f"{report.container}, {count} tensors of {number(size)} numbers" + (became if fates else "")))
     if report.weight_sets:
-        lines.append(f"  other weight sets: {', '.join(repr(p) for p in report.weight_sets[:6])}")
-    if report.fates:
-        fates = Counter(report.fates.values())
-        lines.append("  " + " · ".join(f"{n} {fate}" for fate, n in fates.most_common()))
+        rows.append(("also", "weight sets " + listing([f'"{p}"' for p in report.weight_sets], 3 * style.width)))
+    lines = [f"{mark} {style.strong(report.path or 'a mapping')}"]
+    for label, value in rows:
+        lines += _hang(value, f"  {label:<8}", style)
     return "\n".join(lines)
+
+
+def sentence(spec: Spec) -> str:
+    """What a model is, in one sentence.
+
+    Example:
+        >>> from anyvit.spec import Spec
+        >>> sentence(Spec(image_size=224))
+        'a Vision Transformer: 12 blocks of 768 channels, 12 heads, patches of 16 × 16 in 224 × 224 pixels'
+    """
+    (p, q), size = spec.patch, spec.image_size
+    height, width = (size, size) if isinstance(size, int) else size or (None, None)
+    pixels = f" in {height} × {width} pixels" if height else ""
+    heads = f"{spec.num_heads} head" + ("s" if spec.num_heads != 1 else "")
+    return (
+        f"a Vision Transformer: {spec.depth} block{'s' if spec.depth != 1 else ''} of {spec.embed_dim} channels, {heads}, "
+        f"patches of {p} × {q}{pixels}"
+    )
+
+
+def _roles(report: Report) -> str:
+    parts = []
+    for role, (have, of) in sorted(report.coverage.items(), key=lambda item: -item[1][1]):
+        parts.append(f"{role} {number(have)}" + ("" if have == of else f" of {number(of)}"))
+    return ": " + ", ".join(parts) if len(parts) > 1 else ""
 
 
 ROWS = (
@@ -53,18 +126,61 @@ QUIET = {"qk_norm", "layer_scale", "num_registers", "pre_norm", "num_classes", "
 """Facts that are left out where they are absent."""
 
 
-def _facts(spec: Spec) -> str:
-    rows = []
-    for name in ROWS:
-        value = getattr(spec, name)
-        if name in QUIET and not value:
-            continue
-        fact = spec.facts.get(name)
-        how = f"{fact.how}: {fact.source}" if fact else "default"
-        rows.append((name, plain(value), how))
-    wide = max(len(name) for name, _, _ in rows)
-    broad = max(min(len(value), 28) for _, value, _ in rows)
-    return "\n".join(f"  {name:<{wide}}  {value:<{broad}}  {how}" for name, value, how in rows)
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    value: str
+    fact: Fact | None
+
+    @property
+    def how(self) -> str:
+        return self.fact.how if self.fact else "default"
+
+    def source(self) -> tuple[str, str]:
+        """What stands in the row, and what may go to a footnote: "lineage dinov2: FILE" is cut at its colon."""
+        text = self.fact.source if self.fact else ""
+        head, colon, tail = text.partition(": ")
+        return (head, tail) if colon and head.startswith("lineage ") else ("", text)
+
+
+def _facts(spec: Spec, style: Style) -> str:
+    rows = _joined([
+        _Row(name, plain(getattr(spec, name)), spec.facts.get(name))
+        for name in ROWS
+        if getattr(spec, name) or name not in QUIET
+    ])  # fmt: skip
+    wide = max(len(row.name) for row in rows)
+    broad = min(max(len(row.value) for row in rows), 24)
+    sources = [row.source()[1] for row in rows]
+    notes = list(dict.fromkeys(s for s in sources if len(s) > 30 and sources.count(s) > 1))
+    lines = [style.strong("Architecture, with its evidence")]
+    for row in rows:
+        head, tail = row.source()
+        cited = f"[{notes.index(tail) + 1}]" if tail in notes else tail
+        text = (f"{head} {cited}" if tail in notes else f"{head}: {cited}") if head else cited
+        start = f"  {row.name:<{wide}}  {row.value:<{broad}}  {row.how:<8}  "
+        found = _hang(text, start, style, len(f"  {'':<{wide}}  {'':<{broad}}  {'':<8}  "))
+        lines += [line.replace("  assumed  ", "  " + style.doubt("assumed") + "  ", 1) for line in found]
+    for n, note in enumerate(notes, 1):
+        lines += _hang(note, f"  [{n}] ", style)
+    return "\n".join(lines)
+
+
+def _joined(rows: Sequence[_Row]) -> list[_Row]:
+    """Rows with mean and std in one where one source states both."""
+    last = {row.name: row for row in rows[-2:]}
+    mean, std = last.get("mean"), last.get("std")
+    if mean is None or std is None or (mean.fact and mean.fact.source) != (std.fact and std.fact.source):
+        return list(rows)
+    return [*rows[:-2], _Row("mean, std", KNOWN.get((mean.value, std.value), f"{mean.value} / {std.value}"), mean.fact)]
+
+
+KNOWN = {
+    ("0.485, 0.456, 0.406", "0.229, 0.224, 0.225"): "ImageNet's",
+    ("0.5, 0.5, 0.5", "0.5, 0.5, 0.5"): "0.5 / 0.5",
+    ("0.48145466, 0.4578275, 0.40821073", "0.26862954, 0.26130258, 0.27577711"): "CLIP's",
+}
+"""Means and deviations of pixels that have a name."""
 
 
 def plain(value: object) -> str:
@@ -81,23 +197,85 @@ def plain(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _coverage(report: Report) -> str:
-    parts = [
-        f"{role} {number(have)}" + ("" if have == of else f" of {number(of)}") for role, (have, of) in report.coverage.items()
-    ]
-    return "  parameters: " + " · ".join(parts) if parts else ""
-
-
-def _findings(findings: tuple[Finding, ...]) -> str:
+def _findings(report: Report, style: Style) -> str:
+    shown = set(ROWS) if report.spec is not None else set()
+    doubts = [f for f in report.findings if f.kind == "assumed" and not f.fatal and f.names and set(f.names) <= shown]
     lines = []
-    for finding in findings:
-        mark = "✗" if finding.fatal else "·"
-        lines.append(f"  {mark} {finding}")
-    return "\n".join(lines)
+    for finding in report.findings:
+        if finding in doubts:
+            continue
+        mark = style.bad("✗") if finding.fatal else "·"
+        names = listing(finding.names, 300 if finding.fatal else style.width)
+        text = f"{finding.kind}: {finding.cause}" + (f" [{names}]" if names else "")
+        lines += _item(text, finding.remedy, mark, style)
+    if doubts and report.ok:
+        lines += _assumed(doubts, style)
+    return "\n".join([style.strong("To know"), *lines]) if lines else ""
 
 
-def _constructors(report: Report) -> str:
-    return "\n".join(f"  {name}: {line}" for name, line in report.constructors.items())
+def _assumed(doubts: Iterable[Finding], style: Style) -> list[str]:
+    """Facts that are marked as assumed in the table, in one line, so that their sources stand once."""
+    doubts = list(doubts)
+    names = ", ".join(name for finding in doubts for name in finding.names)
+    remedies = list(dict.fromkeys(f.remedy for f in doubts if f.remedy))
+    remedy = f"{', '.join(remedies)} where it is otherwise" if remedies else None
+    return _item(f"assumed: {names}; nothing in the file says it", remedy, style.doubt("·"), style)
+
+
+def _item(text: str, remedy: str | None, mark: str, style: Style) -> list[str]:
+    lines = []
+    for n, paragraph in enumerate(text.splitlines()):
+        lines += _hang(paragraph.strip(), "    ", style)
+        if n == 0:
+            lines[0] = f"  {mark} {lines[0][4:]}"
+    return lines + (_hang(remedy, "    → ", style) if remedy else [])
+
+
+LINES = 5
+"""How many constructor calls are shown."""
+
+
+def _constructors(report: Report, style: Style) -> str:
+    if not report.constructors:
+        return ""
+    chosen = _chosen(report)
+    wide = max(len(name) for name in chosen)
+    lines = [style.strong("To build a model that holds these weights")]
+    for name in chosen:
+        lines += _hang(report.constructors[name], f"  {name:<{wide}}  ", style)
+    rest = [name for name in report.constructors if name not in chosen]
+    return "\n".join(lines + _hang("also " + ", ".join(rest), "  ", style) if rest else lines)
+
+
+def _chosen(report: Report) -> list[str]:
+    """The libraries whose lines are shown: ours and timm, what the file's own dialect is called, then the others."""
+    own = report.match.dialect.name.removesuffix("-chunked") if report.match else ""
+    names = sorted(report.constructors, key=lambda name: (name not in ("anyvit", "timm"), own not in (name, f"hf-{name}")))
+    return [name for name in report.constructors if name in names[:LINES]]
+
+
+def _hang(text: str, start: str, style: Style, indent: int | None = None) -> list[str]:
+    """Text wrapped at the style's width behind its label."""
+    return textwrap.wrap(
+        text, max(style.width, 40), initial_indent=start, subsequent_indent=" " * (len(start) if indent is None else indent),
+        break_long_words=False, break_on_hyphens=False,
+    ) or [start.rstrip()]  # fmt: skip
+
+
+def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    """Rows as columns; those numbered in `right` are flush right.
+
+    Example:
+        >>> table([("a", "1"), ("bcd", "12")], right=[1])
+        ['a     1', 'bcd  12']
+    """
+    flush = set(right)
+    wide = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))] if rows else []
+    return [
+        "  ".join(f"{cell:>{w}}" if n in flush else f"{cell:<{w}}" for n, (cell, w) in enumerate(zip(row, wide, strict=True)))
+        .rstrip()
+        for row in rows
+    ]  # fmt: skip
 
 
 def number(count: int) -> str:

@@ -76,7 +76,7 @@ def choose(found: Sequence[Match], weights: str | None) -> Choice:
     if weights is not None:
         return _named(models, weights)
     size = max(m.score for m in models)
-    towers = [m for m in models if m.score * 2 >= size]
+    towers = [m for m in models if m.score >= size - abs(size) / 2]
     ranked = sorted(towers, key=lambda m: (_rank(m, towers), len(m.prefix)))
     best = ranked[0]
     others = tuple(m for m in models if m is not best)

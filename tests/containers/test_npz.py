@@ -168,6 +168,20 @@ def test_text_goes_to_the_extras(tmp_path: Path) -> None:
     assert list(found.tensors) == ["date"] and found.notes[0].kind == "unsupported"
 
 
+def test_text_that_lies_about_its_size_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {
+        "short.npy": npy("{'descr': '<U9', 'fortran_order': False, 'shape': (2,), }", bytes(71)),
+        "huge.npy": npy("{'descr': '|S999999999', 'fortran_order': False, 'shape': (99999,), }", bytes(3)),
+        "odd.npy": npy("{'descr': '<Ux', 'fortran_order': False, 'shape': (2,), }", bytes(8)),
+    }
+    found = npz.read(archive(tmp_path / "a.npz", members))
+    assert found.extras == {} and found.tensors == {}
+    assert [(note.kind, note.names) for note in found.notes] == [("ignored", ("short", "huge", "odd"))]
+    np.savez(tmp_path / "b.npz", text=np.array("x" * 100))
+    monkeypatch.setattr(npz, "TEXT_LIMIT", 300)
+    assert npz.read(tmp_path / "b.npz").extras == {}
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_header_versions_and_spellings(tmp_path: Path, version: int) -> None:
     data = np.arange(6, dtype="<f4").tobytes()
@@ -206,6 +220,7 @@ def test_header_versions_and_spellings(tmp_path: Path, version: int) -> None:
         (npy("{'descr': __import__('os'), 'fortran_order': False, 'shape': (0,)}"), "damaged"),
         (npy("[" * 3000), "damaged"),
         (npy("{'a': " * 1500), "damaged"),
+        (npy("-" * 9000 + "1"), "damaged"),
         (npy(" " * 20_000), "implausible"),
         (npy("{'descr': '<f4'")[:12], "implausible"),
         (b"\x93NUMPY\2\0\xff\xff\xff\xff{}", "implausible"),
@@ -217,6 +232,11 @@ def test_headers_that_lie(tmp_path: Path, data: bytes, message: str, compression
     with pytest.raises(FileError, match=message) as caught:
         npz.read(path)
     assert len(str(caught.value)) < 2_000
+
+
+def test_a_long_literal_is_never_parsed() -> None:
+    with pytest.raises(UnsafeError, match="20000 bytes of header"):
+        npz.parse(npy(" " * 20_000), "file", "a")
 
 
 def test_verify_names_the_damaged_member(tmp_path: Path) -> None:

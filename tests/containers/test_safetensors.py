@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -231,9 +232,9 @@ def test_a_tensor_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     ours.write({"a": from_array(np.zeros(2))}, path)
     before = path.read_bytes()
-    short = Lazy((3,), "float32", lambda: np.zeros(2, "float32"), ("b",))
-    with pytest.raises((FileError, AssertionError)):
-        ours.write({"a": from_array(np.ones(2)), "b": short}, path)
+    source = ours.read(path).tensors["a"]
+    with pytest.raises(FileError, match="another number of bytes"):
+        ours.write({"a": from_array(np.ones(2)), "b": replace(source, shape=(3,))}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 

@@ -14,6 +14,7 @@ import random
 import struct
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -172,6 +173,27 @@ def test_sparse_and_quantised_are_named_not_read(tmp_path: Path) -> None:
     assert list(opened.tensors) == ["w"]
     notes = {(note.kind, *note.names) for note in opened.notes}
     assert notes == {("sparse", "s"), ("quantised", "q"), ("meta", "m")}
+
+
+def test_omegaconf_reads_as_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("omegaconf.nodes")
+    for name in ("DictConfig", "ListConfig", "AnyNode"):
+        setattr(module, name, type(name, (), {"__module__": "omegaconf.nodes", "__qualname__": name}))
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, "omegaconf.nodes", module)
+
+    def node(kind: str, **state: Any) -> Any:
+        made = getattr(module, kind)()
+        made.__dict__.update(state)
+        return made
+
+    sizes = node("ListConfig", _content=[node("AnyNode", _val=224), node("AnyNode", _val=96)])
+    config = node("DictConfig", _content={"arch": node("AnyNode", _val="vit_large"), "size": sizes}, _parent=None)
+    sizes._parent = config
+    value = saved({"cfg": config}, tmp_path / "a").extras["cfg"]
+    assert value.type == "omegaconf.nodes.DictConfig"
+    assert value.state["arch"].state == "vit_large"
+    assert [part.state for part in value.state["size"].state] == [224, 96]
 
 
 class Marked(torch.Tensor):

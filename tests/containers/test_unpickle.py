@@ -1,10 +1,9 @@
-"""The pickle interpreter: it agrees with pickle on plain data, and nothing that is forged gets further than an error."""
+"""The pickle interpreter: it agrees with pickle on plain data, and forged streams end in an error."""
 
 from __future__ import annotations
 
 import pickle
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ def load(data: bytes) -> Any:
     return Machine(data, BUILDERS).run()[0]
 
 
-KEYS = st.one_of(
-    st.text(max_size=6), st.integers(), st.booleans(), st.none(), st.tuples(st.integers(), st.text(max_size=3))
-)
+PAIRS = st.tuples(st.integers(), st.text(max_size=3))
+KEYS = st.one_of(st.text(max_size=6), st.integers(), st.booleans(), st.none(), PAIRS)
 PLAIN = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(max_size=40)),
     lambda inner: st.one_of(
@@ -45,7 +43,8 @@ def test_plain_data_of_every_protocol(value: Any, protocol: int) -> None:
 @pytest.mark.parametrize("protocol", range(6))
 def test_sizes_at_the_borders_of_opcodes(protocol: int) -> None:
     value = [0, 255, 256, 65535, 65536, 1 << 31, -1, -(1 << 31), 1 << 63, 1 << 2000, "x" * 255, "x" * 256, "x" * 70000,
-             list(range(2000)), {str(i): i for i in range(2000)}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)]  # fmt: skip
+             list(range(2000)), {str(i): i for i in range(2000)}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4),
+             ]  # fmt: skip
     assert load(pickle.dumps(value, protocol)) == value
 
 
@@ -175,18 +174,17 @@ def test_deep_nesting_neither_crashes_nor_hangs() -> None:
         with pytest.raises(UnsafeError):
             flatten(value, "x")
     with pytest.raises(FileError):
-        load(b"}" + b")" + b"\x85" * 1_000_000 + b"Ns.")
+        load(b"}" + b")" + b"\x85" * 200_000 + b"Ns.")
     with pytest.raises(FileError):
-        load(b"(" * 1_000_000)
+        load(b"(" * 200_000)
 
 
 def test_exponential_references_are_refused() -> None:
     data = b"]q\0" + b"".join(b"](h%ch%ce" % (i, i) + b"q%c0" % (i + 1) for i in range(60)) + b"h\x3c."
-    value = load(data)
-    began = time.perf_counter()
-    with pytest.raises(UnsafeError):
-        flatten(value, "x")
-    assert time.perf_counter() - began < 60
+    machine = Machine(data, BUILDERS)
+    value, _ = machine.run()
+    with pytest.raises(UnsafeError, match=r"at most 100 levels, 1\d{4} values"):
+        flatten(value, "x", machine.count)
 
 
 def test_nothing_of_the_file_changes_the_builders() -> None:
@@ -210,3 +208,26 @@ def test_messages_of_inert_objects_stay_short() -> None:
 def test_surrogates_can_be_printed(tmp_path: Path) -> None:
     value = load(pickle.dumps("a\ud800", 2))
     assert value.encode() == b"a\\ud800"
+
+
+@pytest.mark.parametrize("name", ["builtins\nlist", "builtins\ntuple", "builtins\nbytes", "pathlib\nPosixPath"])
+def test_copies_of_memoised_parts_are_paid_for(name: str) -> None:
+    part = b"](" + b"N" * 50_000 + b"e" if name.endswith(("list", "tuple")) else b"X\x50\xc3\0\0" + b"a" * 50_000
+    data = part + b"q\x000c" + name.encode() + b"\nq\x010" + b"h\1h\0\x85R0" * 1000 + b"N."
+    with pytest.raises(UnsafeError, match="copies"):
+        load(data)
+
+
+def test_wide_keys_are_refused() -> None:
+    data = b"}(" + b"N" * 40 + b"tNs."
+    with pytest.raises(FileError):
+        load(data)
+    assert load(b"}(K\x01K\x02tNs.") == {(1, 2): None}
+
+
+def test_long_names_are_refused() -> None:
+    with pytest.raises(FileError):
+        load(b"c" + b"a" * 2000 + b"\nB\n.")
+    machine = Machine(pickle.dumps({"a" * 2000: [[]]}, 2), BUILDERS)
+    with pytest.raises(UnsafeError):
+        flatten(machine.run()[0], "x")

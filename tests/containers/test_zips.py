@@ -98,6 +98,24 @@ def test_a_local_header_that_differs_is_refused(tmp_path: Path) -> None:
         zips.members(path)
 
 
+def test_bytes_before_the_archive_are_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip")
+    path.write_bytes(b"#!/bin/sh\n" + path.read_bytes())
+    with pytest.raises(UnsafeError, match="not where its end says"):
+        zips.members(path)
+
+
+def test_a_stored_member_of_two_sizes_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip")
+    data = path.read_bytes()
+    at = data.index(b"PK\1\2")
+    entry = zips._ENTRY.unpack_from(data, at)
+    forged = zips._ENTRY.pack(*entry[:9], entry[9] + 1, *entry[10:])
+    path.write_bytes(data[:at] + forged + data[at + len(forged) :])
+    with pytest.raises(UnsafeError, match=r"two sizes: a/b\.npy"):
+        zips.members(path)
+
+
 def test_a_bomb_stops_at_the_claimed_size(tmp_path: Path) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(bytes(50 << 20)) + packer.flush()
@@ -184,11 +202,12 @@ def test_numbers_of_more_than_32_bits() -> None:
 
 def test_more_members_than_16_bits_count(tmp_path: Path) -> None:
     path = tmp_path / "many.zip"
-    with path.open("wb") as file:
-        writer = zips.Writer(file)
-        for i in range(66_000):
-            writer.add(str(i), [], 0)
-        writer.close()
+    buffer = io.BytesIO()
+    writer = zips.Writer(buffer)
+    for i in range(66_000):
+        writer.add(str(i), [], 0)
+    writer.close()
+    path.write_bytes(buffer.getvalue())
     with zipfile.ZipFile(path) as oracle:
         assert len(oracle.namelist()) == 66_000
     assert len(zips.members(path)) == 66_000

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.dialect_data import WRITING_SIZES, canonical, reading_sizes
 
+from anyvit import dialects
 from anyvit.dialects import ALL, get
 from anyvit.errors import BadArgument
 from anyvit.laws import check, writable
@@ -111,9 +114,17 @@ def test_nothing_vanishes(dialect: Dialect) -> None:
 
 @every
 def test_depth_one_is_not_another_layout(dialect: Dialect) -> None:
-    ours = {name: tensor for name, tensor in canonical(dialect).items() if not name.startswith(("blocks.1", "blocks.2"))}
+    ours = {
+        name: tensor for name, tensor in canonical(dialect).items() if not name.startswith(("blocks.1", "blocks.2"))
+    }
     theirs = spread(dialect, ours).tensors
     assert_equal(read(theirs, dialect, "", reading_sizes(dialect)).tensors, ours)
+
+
+def test_every_file_of_the_folder_is_registered() -> None:
+    found = {path.stem for path in Path(dialects.__file__).parent.glob("*.py")} - {"__init__", "lineages"}
+    tables = {name: import_module(f"anyvit.dialects.{name}").DIALECTS for name in found}
+    assert sorted(d.name for table in tables.values() for d in table) == sorted(d.name for d in ALL)
 
 
 def test_an_unknown_name_is_answered_with_those_that_resemble_it() -> None:

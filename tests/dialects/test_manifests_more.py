@@ -1,4 +1,4 @@
-"""Names and shapes of released checkpoints against the tables: nothing left over, every shape as the vocabulary says."""
+"""Names and shapes of released checkpoints against the tables: nothing left over, shapes as the vocabulary says."""
 
 from __future__ import annotations
 

@@ -6,9 +6,31 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from anyvit.configs import preprocess
-from anyvit.configs.hf_types import DIALECTS, PARENTS, SIZES, TYPES, HFType
-from anyvit.configs.rows import EPS, INT, Given, Row, brief, read_rows, settle, to_int, write_rows
+from anyvit.configs.hf_rows import HIDDEN_ACT, LN_EPS, SIZES, WIDTH
+from anyvit.configs.hf_types import TYPES, HFType
+from anyvit.configs.rows import Given, brief, read_rows, settle, to_int, write_rows
 from anyvit.spec import Fact, Spec
+
+PARENTS = {
+    "clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model",
+    "aimv2": "aimv2_vision_model", "sam": "sam_vision_model", "internvl": "internvl_vision",
+    "internvl_chat": "intern_vit_6b", "paligemma": "siglip_vision_model",
+    "llava": "clip_vision_model", "llava_next": "clip_vision_model", "vipllava": "clip_vision_model",
+    "video_llava": "clip_vision_model", "chinese_clip": "clip_vision_model",
+}  # fmt: skip
+"""model_type of a config that holds a vision config → its type where it does not say so itself.
+
+Source: transformers models/*/configuration_*.py, defaults of vision_config.
+"""
+
+DIALECTS = {
+    "hf-vit": "vit", "hf-deit": "deit", "hf-vit-mae": "vit_mae", "hf-vit-msn": "vit_msn", "hf-ijepa": "ijepa",
+    "hf-dinov2": "dinov2", "hf-dinov2-with-registers": "dinov2_with_registers", "hf-dinov3": "dinov3_vit",
+    "hf-beit": "beit", "hf-data2vec-vision": "data2vec-vision", "hf-clip": "clip_vision_model", "hf-siglip": "siglip_vision_model", "hf-siglip2": "siglip2_vision_model",
+    "hf-aimv2": "aimv2_vision_model", "hf-sam": "sam_vision_model", "hf-internvl": "internvl_vision",
+    "internvit": "intern_vit_6b",
+}  # fmt: skip
+"""The model_type that a dialect's folders have."""
 
 NESTED = ("vision_config_dict", "vision_config", "backbone_config", "encoder", "image_encoder", "vision_tower_config")
 """Keys that hold the config of an image tower; the first wins, as transformers' CLIPConfig has it."""
@@ -71,12 +93,7 @@ def _tower(config: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], A
     return config, outer, source
 
 
-GENERAL = (
-    *SIZES,
-    Row("layer_norm_eps", "eps", EPS),
-    next(row for row in TYPES["vit"].rows if row.key == "hidden_act"),
-    Row("intermediate_size", "mlp_dim", INT),
-)
+GENERAL = (*SIZES, LN_EPS, HIDDEN_ACT, WIDTH)
 
 
 def _undescribed(tower: Mapping[str, Any], kind: Any, where: str) -> Given:
@@ -86,7 +103,8 @@ def _undescribed(tower: Mapping[str, Any], kind: Any, where: str) -> Given:
     if "patch_size" not in tower or "num_attention_heads" not in tower:
         return Given(notes=(f"{where}: model_type {kind!r} has no table here",)) if kind else Given()
     given = read_rows(GENERAL, tower, where)
-    return Given(given.facts, (*given.notes, f"{where}: model_type {kind!r} has no table here; only usual keys were read"))
+    note = f"{where}: model_type {kind!r} has no table here; only usual keys were read"
+    return Given(given.facts, (*given.notes, note))
 
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
@@ -157,7 +175,7 @@ def write(spec: Spec, dialect: str, names: Collection[str] = ()) -> tuple[dict[s
         mean = spec.final_norm == "fc_norm" if spec.final_norm in ("norm", "fc_norm") else spec.pool == "avg"
         config["use_mean_pooling"] = mean
         if "head.weight" in names and mean != (spec.pool == "avg"):
-            unsaid["pool"] = f"use_mean_pooling moves the final norm too, and here {spec.pool} goes with {spec.final_norm}"
+            unsaid["pool"] = f"use_mean_pooling moves the final norm too; here {spec.pool} goes with {spec.final_norm}"
     if kind == "internvl_vision":
         config["use_mean_pooling"] = spec.final_norm is None
     if "proj.weight" in names and kind == "clip_vision_model" and spec.projection_dim:
@@ -165,13 +183,8 @@ def write(spec: Spec, dialect: str, names: Collection[str] = ()) -> tuple[dict[s
     architecture, config, more = _architecture(spec, described, config, names)
     unsaid.update(more)
     files: dict[str, dict[str, Any]] = {"config.json": {"architectures": [architecture], **config}}
-    files["preprocessor_config.json"] = preprocess.write_hf(spec, "" if spec.crop_pct != 1.0 else _square(described))
+    files["preprocessor_config.json"] = preprocess.write_hf(spec)
     return files, unsaid
-
-
-def _square(described: HFType) -> str:
-    """An image processor that resizes without a crop."""
-    return "SiglipImageProcessor" if described.processor == "SiglipImageProcessor" else ""
 
 
 def _architecture(
@@ -208,4 +221,3 @@ def misfits(spec: Spec, described: HFType) -> dict[str, str]:
     if spec.num_heads and spec.heads_dim * spec.num_heads != spec.embed_dim:
         unsaid["head_dim"] = f"heads of {described.model} divide the width evenly"
     return unsaid
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from anyvit.configs.rows import NUMBER, NUMBERS, Given, Row, Skip, Values, choice, read_rows, to_int, write_rows
@@ -56,10 +57,8 @@ def read_hf(config: Any, source: str = "preprocessor_config.json") -> Given:
     if config.get("do_normalize") is False:
         source_of = f"{source}: do_normalize = false"
         facts["mean"], facts["std"] = (Fact((v,) * 3, "given", source_of) for v in (0.0, 1.0))
-    try:
+    with suppress(Skip, ValueError, TypeError, ZeroDivisionError):
         facts["crop_pct"] = Fact(_crop_pct(config), "given", f"{source}: size, crop_size")
-    except (Skip, ValueError, ZeroDivisionError):
-        pass
     return Given(facts, given.notes)
 
 
@@ -85,20 +84,13 @@ def _edge(size: Any) -> int | None:
     return min(to_int(side) for side in sides)
 
 
-def write_hf(spec: Spec, processor: str = "") -> dict[str, Any]:
-    """A preprocessor_config.json for a Spec.
-
-    Arguments:
-        spec: the architecture with its mean, std, interpolation and crop_pct.
-        processor: the image processor's class; by default one that crops where crop_pct asks for it.
-    """
+def write_hf(spec: Spec) -> dict[str, Any]:
+    """A preprocessor_config.json for a Spec, of an image processor that crops where crop_pct asks for it."""
     height, width = pair(spec.image_size) if spec.image_size else (224, 224)
     config, _ = write_rows(HF, spec)
     crops = spec.crop_pct != 1.0
     shared = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
     config = {"image_processor_type": "CLIPImageProcessor" if crops else "ViTImageProcessor", **shared, **config}
-    if processor:
-        config["image_processor_type"] = processor
     if crops:
         edge = round(min(height, width) / spec.crop_pct)
         return {**config, "size": {"shortest_edge": edge}, "do_center_crop": True,

@@ -10,7 +10,7 @@ from typing import Any
 from anyvit.spec import Fact, Spec, pair, single
 
 
-class Unsaid(ValueError):
+class Unsaid(ValueError):  # noqa: N818
     """A value that a config has no words for; the text is the reason."""
 
 
@@ -45,8 +45,8 @@ class Values:
     """A value map.
 
     Arguments:
-        read: (their value, their whole config) → the Spec's value; raises ValueError where it is none, Skip where it says
-            nothing.
+        read: (their value, their whole config) → the Spec's value; raises ValueError where it is none, Skip where it
+            says nothing.
         write: (the Spec's value, the Spec) → their value; raises Unsaid, or Skip to leave the key out.
     """
 
@@ -76,7 +76,8 @@ def read_rows(
         of: whose defaults these are.
 
     Example:
-        >>> given = read_rows([Row("width", "embed_dim", INT), Row("eps", "eps", NUMBER)], {"width": 64, "eps": "x"}, "a.json")
+        >>> rows = [Row("width", "embed_dim", INT), Row("eps", "eps", NUMBER)]
+        >>> given = read_rows(rows, {"width": 64, "eps": "x"}, "a.json")
         >>> given.facts["embed_dim"].source, given.notes
         ('a.json: width', ("a.json: eps = 'x' is no number",))
     """
@@ -124,13 +125,14 @@ def brief(value: Any) -> str:
         >>> brief("x" * 100)[-1]
         '…'
     """
-    text = repr(value) if isinstance(value, str | int | float | bool | list | tuple | type(None)) else type(value).__name__
+    shown = isinstance(value, str | int | float | bool | list | tuple | type(None))
+    text = repr(value) if shown else type(value).__name__
     return text if len(text) <= 80 else text[:79] + "…"
 
 
 def to_int(value: Any) -> int:
     """A whole number ≥ 0 out of an int or an integral float."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value in (math.inf, -math.inf):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("is no whole number")
     if value != int(value) or not 0 <= value < 2**31:
         raise ValueError("is no whole number in range")
@@ -242,6 +244,24 @@ def choice(what: str, words: Mapping[Any, Any]) -> Values:
     return Values(read, write)
 
 
+def written_only(write: Callable[[Any, Spec], Any]) -> Values:
+    """A value map of a row whose field another row reads."""
+
+    def read(value: Any, config: Mapping[str, Any]) -> Any:
+        raise Skip
+
+    return Values(read, write)
+
+
+def read_only(read: Callable[[Any, Mapping[str, Any]], Any]) -> Values:
+    """A value map of a row whose field another row writes."""
+
+    def write(value: Any, spec: Spec) -> Any:
+        raise Skip
+
+    return Values(read, write)
+
+
 GATED = ("swiglu", "swiglu_fused", "glu_fused")
 """Gated MLPs that compute the same from the same tensors; they differ in whether the two halves are stored as one."""
 
@@ -273,6 +293,7 @@ def settle(spec: Spec, names: Iterable[str]) -> Spec:
     q, k = has("blocks.0.attn.q.bias"), has("blocks.0.attn.k.bias")
     final = {(True, True): "both", (True, False): "norm", (False, True): "fc_norm", (False, False): None}
     prefix = spec.pos_prefix or spec.num_prefix
+    pooled = any(name.startswith("pool.") for name in have)
     values: dict[str, Any] = {
         "qkv_bias": q if q == k else "qv",
         "layer_scale": has("blocks.0.ls1"),
@@ -289,6 +310,6 @@ def settle(spec: Spec, names: Iterable[str]) -> Spec:
         "pos_prefix": prefix if has("embed.pos_prefix") else 0,
         "final_norm": final[has("norm.weight"), has("fc_norm.weight")],
         "num_classes": spec.num_classes if has("head.weight") else 0,
-        "pool": "none" if spec.pool in ("map", "attn_pool") and not any(n.startswith("pool.") for n in have) else spec.pool,
+        "pool": "none" if spec.pool in ("map", "attn_pool") and not pooled else spec.pool,
     }
     return replace(spec, **values)

@@ -8,7 +8,9 @@ from typing import Any
 
 from anyvit.configs import preprocess
 from anyvit.configs.rows import Given, brief, read_rows, settle, to_int, to_size, write_rows
-from anyvit.configs.timm_args import CALLABLES, FFN_ROW, FORMS, READERS, Form, norm_word, registered, table
+from anyvit.configs.timm_args import CALLABLES, norm_word, registered, table
+from anyvit.configs.timm_eva_args import ROPE_KEYS, grid
+from anyvit.configs.timm_forms import FFN_ROW, FORMS, READERS, Form
 from anyvit.spec import Fact, Spec, pair
 
 
@@ -33,7 +35,7 @@ def read(config: Any, source: str = "config.json") -> Given:
     if args is not None and not isinstance(args, Mapping):
         notes, args = (f"{source}: model_args is no table of keys",), {}
     said = _pretrained_args(config, pretrained)
-    said.update({key: value for key, value in (args or {}).items() if value is not None or key == "init_values"})
+    said.update(args or {})
     built = of_name(name, said, source)
     return Given({**given.facts, **built.facts}, (*given.notes, *notes, *built.notes))
 
@@ -50,7 +52,12 @@ def of_name(name: str, args: Mapping[str, Any], source: str) -> Given:
     given = read_rows(rows, args, source, usual, f"timm's {name}")
     facts = dict(given.facts)
     # None is a word here: the class's default norm, no LayerScale.
-    for field, key in (("norm", "norm_layer"), ("eps", "norm_layer"), ("act", "act_layer"), ("layer_scale", "init_values")):
+    for field, key in (
+        ("norm", "norm_layer"),
+        ("eps", "norm_layer"),
+        ("act", "act_layer"),
+        ("layer_scale", "init_values"),
+    ):
         if field not in facts and key in whole and whole[key] is None:
             value = {"norm": "layernorm", "eps": norm_word(None)[1], "act": "gelu", "layer_scale": False}[field]
             facts[field] = Fact(value, "given", f"default of timm's {name}")
@@ -143,9 +150,9 @@ def arguments(spec: Spec, form: Form, names: Collection[str] = ()) -> tuple[dict
 def _pool(spec: Spec, form: Form, names: Collection[str], unsaid: dict[str, str]) -> str:
     """The pool that is asked for, or one that the class has where no head depends on it."""
     pool = "cls" if spec.pool == "cls+dist" and form.cls == "VisionTransformerDistilled" else spec.pool
-    if pool == "map" and (spec.pool_heads or spec.num_heads) != spec.num_heads:
+    if form.cls != "Eva" and pool == "map" and (spec.pool_heads or spec.num_heads) != spec.num_heads:
         unsaid["pool_heads"] = "the attention pool has as many heads as the trunk there"
-    if pool == "map" and (spec.pool_mlp_dim or spec.mlp_dim) != spec.mlp_dim:
+    if form.cls != "Eva" and pool == "map" and (spec.pool_mlp_dim or spec.mlp_dim) != spec.mlp_dim:
         unsaid["pool_mlp_dim"] = "the attention pool's MLP is as wide as the trunk's there"
     usable = pool in ("avg", "map", "none") or (pool == "cls" and spec.num_cls > 0)
     if usable:
@@ -173,15 +180,31 @@ def nearest(form: Form, wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any],
         assert found is not None
         has = found[1]
         wrong = _wrong(form, wanted, has)
-        other = {key: value for key, value in wanted.items() if key not in CALLABLES and not _equal(key, value, has[key])}
-        if form.cls.startswith("VisionTransformer") and "norm_layer" in wanted and "norm" not in wrong:
-            if _norm(has["norm_layer"]) != _norm(wanted["norm_layer"]) and "eps" not in wrong:
-                other["norm_layer"] = norm_word(wanted["norm_layer"])[0]
-        cost = (len(wrong), "norm" in wrong, len(other), len(name))
+        usual = {
+            **has,
+            **{key: _unless_said(key, {**has, **wanted}) for key in NORM_SWITCHES if has.get(key, 0) is None},
+        }
+        other = _other(wanted, usual, table()["classes"][form.cls])
+        if not {"norm", "eps"} & wrong.keys() and _norm(has["norm_layer"]) != _norm(wanted["norm_layer"]):
+            other["norm_layer"] = norm_word(wanted["norm_layer"])[0]
+        cost = (len(wrong.keys() - {"norm", "eps"}), "norm" in wrong, "eps" in wrong, len(other), len(name))
         if best is None or cost < best[0]:
             best = (cost, name, other, wrong)
     assert best is not None, form
     return best[1], _readable(best[2]), best[3]
+
+
+HARMLESS = ("num_classes", "img_size", "use_rope", "use_abs_pos", "use_rel_pos", "rel_pos_type", "rel_pos_dim", "head_hidden_size",
+            "shared_rel_pos", "attn_type", "attn_pool_num_heads", "attn_pool_mlp_ratio", *ROPE_KEYS)  # fmt: skip
+"""Arguments that are given elsewhere, that the class's names settle, or that do nothing where nobody asks for them."""
+CLASS_FIELDS = {"mlp_layer": "ffn", "block_fn": "block_norm", "attn_layer": "qk_norm", "embed_norm_layer": "patch_norm"}
+NORM_SWITCHES = ("fc_norm", "use_fc_norm", "use_post_transformer_norm")
+
+
+def _unless_said(key: str, args: Mapping[str, Any]) -> bool:
+    """What a norm's switch means where it is None. Source: VisionTransformer.__init__, Eva.__init__."""
+    after = args["global_pool"] in ("avg", "avgmax", "max")
+    return not args.get("use_fc_norm", after) if key == "use_post_transformer_norm" else after
 
 
 def _wrong(form: Form, wanted: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, str]:
@@ -193,8 +216,9 @@ def _wrong(form: Form, wanted: Mapping[str, Any], has: Mapping[str, Any]) -> dic
         if kind != got:
             wrong["norm"] = f"timm has no registered {form.cls} of this form with {kind}"
         if eps != got_eps:
-            wrong["eps"] = f"no registered {form.cls} of this form has eps {eps:g}, and a config cannot give it; it would be {got_eps:g}"
-    for key, field in (("mlp_layer", "ffn"), ("block_fn", "block_norm"), ("attn_layer", "qk_norm"), ("embed_norm_layer", "patch_norm")):
+            cause = f"no registered {form.cls} of this form has eps {eps:g}, and a config cannot give it"
+            wrong["eps"] = f"{cause}; it would be {got_eps:g}"
+    for key, field in CLASS_FIELDS.items():
         if key in wanted and _word(wanted[key]) != _word(has[key]):
             wrong[field] = f"no registered {form.cls} has {key} {wanted[key]} in this form"
     return wrong
@@ -212,15 +236,33 @@ def _word(value: Any) -> Any:
     return value.partition("@")[0] if isinstance(value, str) else value
 
 
+def _other(wanted: Mapping[str, Any], usual: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The wanted arguments that a registered name does not have anyway."""
+    other = {key: value for key, value in wanted.items() if key not in CALLABLES and not _equal(key, value, usual[key])}
+    # What nobody asked for is as the class has it.
+    other.update(
+        {key: plain[key] for key in plain.keys() - wanted.keys() - {*CALLABLES, *HARMLESS} if usual[key] != plain[key]}
+    )
+    if (
+        other.get("ref_feat_shape", 0) is None
+        and usual["rope_grid_offset"]
+        and pair(usual["ref_feat_shape"]) == grid(wanted)
+    ):
+        del other["ref_feat_shape"]
+    if "mlp_ratio" in other and int(wanted["embed_dim"] * usual["mlp_ratio"]) == int(
+        wanted["embed_dim"] * other["mlp_ratio"]
+    ):
+        del other["mlp_ratio"]
+    return other
+
+
 def _equal(key: str, wanted: Any, has: Any) -> bool:
     if key == "init_values":
         return (wanted is None) == (has is None)
     if key == "act_layer":
         return wanted == (has or "gelu")
-    if key == "mlp_ratio":
-        return wanted == has
     if key in ("img_size", "patch_size", "ref_feat_shape") and wanted is not None and has is not None:
-        return pair(tuple(wanted) if isinstance(wanted, list) else wanted) == pair(tuple(has) if isinstance(has, list) else has)
+        return pair(wanted) == pair(has)
     return wanted == has and isinstance(wanted, bool) == isinstance(has, bool)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -56,7 +55,10 @@ class LocalFile:
         if offset + size > self.size:
             self.read(offset, size)
         if self._map is None:
-            self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)
+            try:
+                self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)
+            except (OSError, ValueError):
+                return None
         return memoryview(self._map)[offset : offset + size]
 
     def __del__(self) -> None:
@@ -87,6 +89,8 @@ def atomic(path: str | Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
     Raises:
         FileError: disk full, no permission, missing folder; the OSError is the cause.
     """
+    import tempfile
+
     path = Path(path)
     temporary = None
     try:

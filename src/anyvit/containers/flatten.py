@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ from anyvit.errors import UnsafeError
 
 DEPTH_LIMIT = 100
 """Deepest nesting that is followed; a module within a module takes two levels."""
-VISIT_LIMIT = 5_000_000
-"""Most values that are looked at; a small pickle can refer to itself exponentially often."""
+VISIT_LIMIT = 10_000_000
+"""Most values that are looked at."""
 TENSOR_LIMIT = 1_000_000
 """Most tensors."""
 INERT_LIMIT = 10_000
@@ -50,12 +50,14 @@ class Flat:
     doubled: list[str] = field(default_factory=list)
 
 
-def flatten(root: Any, name: str) -> Flat:
+def flatten(root: Any, name: str, count: int = VISIT_LIMIT) -> Flat:
     """Names every tensor of a nested object by the keys and positions that lead to it.
 
     Arguments:
         root: what `unpickle.Machine.run` returned.
         name: the file, for messages.
+        count: how many instructions the pickle had. A small pickle can refer to itself exponentially often; what is
+            looked at more than four times as often as it was written is no checkpoint.
 
     Raises:
         UnsafeError: nested deeper or referring to itself more often than any checkpoint.
@@ -64,7 +66,7 @@ def flatten(root: Any, name: str) -> Flat:
         >>> flatten({"epoch": 3, "args": {"lr": 0.1}}, "a.pth").extras
         {'epoch': 3, 'args': {'lr': 0.1}}
     """
-    walker = _Walker(name)
+    walker = _Walker(name, min(VISIT_LIMIT, 10_000 + 4 * count))
     extras = walker.walk(root, "", 0)
     if extras is not _GONE:
         walker.flat.extras = extras if isinstance(extras, dict) else {"value": extras}
@@ -72,8 +74,8 @@ def flatten(root: Any, name: str) -> Flat:
 
 
 class _Walker:
-    def __init__(self, name: str) -> None:
-        self.name, self.left, self.flat = name, VISIT_LIMIT, Flat()
+    def __init__(self, name: str, limit: int) -> None:
+        self.name, self.limit, self.left, self.flat = name, limit, limit, Flat()
         self.open: set[int] = set()
         self.inside = False
 
@@ -94,13 +96,9 @@ class _Walker:
             return value.code
         if id(value) in self.open:
             return Inert("cycle")
-        self.left -= len(value) if kind in (dict, list, tuple) else 1
-        if depth > DEPTH_LIMIT or self.left < 0 or len(path) > NAME_LIMIT or len(self.flat.tensors) > TENSOR_LIMIT:
-            raise UnsafeError(
-                f"{self.name}: the pickled object nests deeper or refers to itself more often than any checkpoint",
-                expected=f"at most {DEPTH_LIMIT} levels, {VISIT_LIMIT} values, names of {NAME_LIMIT} characters",
-                usual="a forged file",
-            )
+        self.left -= 1
+        if depth > DEPTH_LIMIT or self.left < 0 or len(self.flat.tensors) > TENSOR_LIMIT:
+            raise self.forged()
         self.open.add(id(value))
         try:
             if kind is dict:
@@ -110,6 +108,20 @@ class _Walker:
             return self.sequence(value, path, depth)
         finally:
             self.open.discard(id(value))
+
+    def forged(self) -> UnsafeError:
+        return UnsafeError(
+            f"{self.name}: the pickled object nests deeper or refers to itself more often than any checkpoint",
+            expected=f"at most {DEPTH_LIMIT} levels, {self.limit} values, names of {NAME_LIMIT} characters",
+            usual="a forged file",
+        )
+
+    def join(self, path: str, key: str) -> str:
+        """The dotted name of what lies under a key."""
+        name = f"{path}.{key}" if path else key
+        if len(name) > NAME_LIMIT:
+            raise self.forged()
+        return name
 
     def add(self, path: str, value: Strided | Array | Storage) -> object:
         known = self.flat.tensors.setdefault(path or "tensor", value)
@@ -125,21 +137,24 @@ class _Walker:
 
     def mapping(self, pairs: Iterable[tuple[Any, Any]], path: str, depth: int, filled: bool) -> Any:
         left: dict[Any, Any] = {}
-        start = path + "." if path else ""
         for key, value in pairs:
+            self.left -= 1
             kind = type(value)
             if kind in _PLAIN:
                 left[_key(key)] = value
                 continue
-            name = start + (key if type(key) is str else _word(key))
+            name = self.join(path, key if type(key) is str else _word(key))
             extra = self.walk(value, name, depth + 1) if kind is not Strided else self.add(name, value)
             if extra is not _GONE:
                 left[_key(key)] = extra
         return _GONE if filled and not left else left
 
-    def sequence(self, values: Iterable[Any], path: str, depth: int) -> Any:
-        start = path + "." if path else ""
-        found = [self.walk(value, f"{start}{i}", depth + 1) for i, value in enumerate(values)]
+    def sequence(self, values: Sequence[Any], path: str, depth: int) -> Any:
+        self.left -= len(values)
+        found = [
+            value if type(value) in _PLAIN else self.walk(value, self.join(path, str(i)), depth + 1)
+            for i, value in enumerate(values)
+        ]
         if found and all(extra is _GONE for extra in found):
             return _GONE
         # A tensor's place stays, so that what follows keeps its position.
@@ -165,8 +180,7 @@ class _Walker:
         if value.type.startswith("omegaconf.") and isinstance(value.state, dict):
             content = value.state.get("_content", value.state.get("_val"))
             return Inert(value.type, (), _kept(self.walk(content, path, depth + 1)))
-        below = path + ".args" if path else "args"
-        args = self.walk(value.args, below, depth + 1) if value.args else ()
+        args = self.walk(value.args, self.join(path, "args"), depth + 1) if value.args else ()
         state = self.walk(value.state, path, depth + 1)
         items = self.walk(value.items, path, depth + 1)
         return Inert(value.type, tuple(_kept(args) or ()), _kept(state), _kept(items))

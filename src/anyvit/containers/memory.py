@@ -193,11 +193,10 @@ def _storage(leaf: Any) -> object | None:
     """What two tied tensors have in common and two others have not; None where there is nothing to share."""
     if is_torch(leaf):
         try:
-            storage = leaf.untyped_storage()._cdata if leaf.numel() else None
-            where = (leaf.storage_offset(), tuple(leaf.shape), leaf.stride(), leaf.dtype)
+            place = (leaf.untyped_storage()._cdata, leaf.storage_offset())
+            return ("torch", *place, tuple(leaf.shape), leaf.stride(), leaf.dtype)
         except (RuntimeError, NotImplementedError, AttributeError):
             return None  # sparse, fake and wrapped tensors have no storage of their own
-        return None if storage is None else ("torch", storage, *where)
     interface = getattr(leaf, "__array_interface__", None) if type(leaf).__module__ == "numpy" else None
     if interface is None or not leaf.size:
         return None

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 INTEGER_LIMIT = 1024
 """Longest integer in bytes; Python refuses to print longer ones, and no checkpoint needs them."""
-LINE_LIMIT = 1 << 16
-"""Longest line of a text opcode in bytes."""
 SPAN_FROM = 256
 """Byte strings of at least that many bytes stay where they are."""
 
@@ -47,14 +45,14 @@ _I4, _F8 = struct.Struct("<i").unpack_from, struct.Struct(">d").unpack_from
 _SCALARS = frozenset({str, int, float, bool, bytes, complex, type(None), Inert, Global, Span})
 
 
-def hashable(key: Any, depth: int = 4) -> Any:
+def hashable(key: Any, depth: int = 2) -> Any:
     """A value that may stand as a key.
 
-    Tuples are followed a few levels only: hashing recurses in C without a limit.
+    Tuples are small and followed two levels only: hashing recurses in C without a limit.
     """
     if type(key) in _SCALARS:
         return key
-    if type(key) is tuple and depth:
+    if type(key) is tuple and depth and len(key) <= 32:
         for part in key:
             hashable(part, depth - 1)
         return key
@@ -321,6 +319,7 @@ def _new_ex(m: Machine, p: int) -> int:
     named, args = m.stack.pop(), m.stack.pop()
     if type(named) is not dict or type(args) is not tuple:
         raise TypeError("an object made of no arguments")
+    m.charge(len(args))
     m.stack[-1] = m.call(m.stack[-1], (*args, named) if named else args)
     return p
 
@@ -345,6 +344,7 @@ def _build(m: Machine, p: int) -> int:
     if type(target) is Inert:
         if type(state) is tuple and len(state) == 2 and all(s is None or type(s) is dict for s in state):
             # An object with __slots__: its attributes come in two dicts.
+            m.charge(sum(len(part) for part in state if part))
             state = {**(state[0] or {}), **(state[1] or {})}
         target.state = state
     elif hasattr(target, "set_state"):

@@ -187,25 +187,29 @@ def _reconstructor(m: Machine, args: tuple[Any, ...]) -> Any:
 
 def _dict(m: Machine, args: tuple[Any, ...]) -> Any:
     """OrderedDict(), OrderedDict([[key, value], …]), Counter({…}); a defaultdict's factory is of no use."""
+    if not args:
+        return {}
     given = [value for value in args if type(value) is not Global and value is not None]
     if not given:
         return {}
+    m.charge(len(given[0]))
     pairs = given[0].items() if type(given[0]) is dict else given[0]
     return {hashable(key): value for key, value in pairs}
 
 
 def _list(m: Machine, args: tuple[Any, ...]) -> Any:
-    return list(_sequence(args))
+    return list(_sequence(m, args))
 
 
 def _tuple(m: Machine, args: tuple[Any, ...]) -> Any:
-    return tuple(_sequence(args))
+    return tuple(_sequence(m, args))
 
 
-def _sequence(args: tuple[Any, ...]) -> Any:
+def _sequence(m: Machine, args: tuple[Any, ...]) -> Any:
     value = args[0] if args else ()
     if type(value) not in (list, tuple):
         raise TypeError(f"a list made of a {type(value).__name__}")
+    m.charge(len(value))
     return value
 
 
@@ -217,20 +221,24 @@ def _complex(m: Machine, args: tuple[Any, ...]) -> Any:
 def _encoded(m: Machine, args: tuple[Any, ...]) -> Any:
     """Protocols below 3 write bytes as text: _codecs.encode(text, "latin1"), bytes(text, "latin1"), bytes(), …"""
     value = args[0] if args else b""
-    if type(value) is str:
-        if len(args) > 1 and args[1] not in ("latin1", "latin-1"):
-            return Inert("_codecs.encode", args)
-        return value.encode("latin-1")
+    if type(value) is str and len(args) > 1 and args[1] not in ("latin1", "latin-1"):
+        return Inert("_codecs.encode", args)
     return m.bytes_of(value)
 
 
 def _text(m: Machine, args: tuple[Any, ...]) -> Any:
-    return "" if not args else ":".join(str(part) for part in args if type(part) in (str, int))
+    return ":".join(_words(m, args))
+
+
+def _words(m: Machine, args: tuple[Any, ...]) -> list[str]:
+    words = [str(part) for part in args[:256] if type(part) in (str, int)]
+    m.charge(sum(len(word) for word in words))
+    return words
 
 
 def _path(m: Machine, args: tuple[Any, ...]) -> Any:
     """A path is pickled as its parts; the first may be the root."""
-    parts = [part for part in args if type(part) is str]
+    parts = _words(m, args)
     root = parts.pop(0) if parts and parts[0][-1:] in ("/", "\\") else ""
     return Inert("pathlib.Path", args, root + "/".join(parts))
 
@@ -247,7 +255,9 @@ def _paths(kind: str) -> Builder:
 
 def _numpy_type(m: Machine, args: tuple[Any, ...]) -> Any:
     kind = args[0]
-    return NumpyType(kind.type if type(kind) is Global else str(kind))
+    if type(kind) not in (Global, str):
+        return Inert("numpy.dtype", args)
+    return NumpyType(kind.type if type(kind) is Global else kind)
 
 
 def _reconstruct(m: Machine, args: tuple[Any, ...]) -> Any:
@@ -278,6 +288,7 @@ def _scalar(m: Machine, args: tuple[Any, ...]) -> Any:
     if kind.dtype in ("complex64", "complex128"):
         return complex(*struct.unpack(order + ("2f" if kind.dtype == "complex64" else "2d"), data))
     if kind.code[:1] == "U":
+        m.charge(len(data))
         return data.decode("utf-32-be" if order == ">" else "utf-32-le").rstrip("\0")
     return Inert("numpy.generic", args)
 

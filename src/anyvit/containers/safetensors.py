@@ -223,7 +223,8 @@ def _tied(name: str, kept: str, tensors: Mapping[str, Lazy]) -> bool:
 def _entry(file: LocalFile, name: str, value: Any) -> tuple[str, str, tuple[int, ...], int, int]:
     """Name, element type, shape, first and last byte of a tensor, checked against each other."""
     dtype, shape, (begin, end) = _fields(value)
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or len(shape) > RANK_LIMIT:
+    numbers = (*shape, begin, end)
+    if set(map(type, numbers)) != {int} or min(numbers) < 0 or len(shape) > RANK_LIMIT:
         raise UnsafeError(
             f"the header of {file.name} describes a tensor wrongly",
             names=[name],
@@ -250,10 +251,10 @@ def _entry(file: LocalFile, name: str, value: Any) -> tuple[str, str, tuple[int,
 
 def _fields(value: Any) -> tuple[Any, list[Any], tuple[Any, Any]]:
     """Element type, shape and offsets of a tensor's description; an impossible shape where it has not these fields."""
-    if isinstance(value, dict) and set(value) == {"dtype", "shape", "data_offsets"}:
-        shape, offsets = value["shape"], value["data_offsets"]
+    if isinstance(value, dict) and len(value) == 3:
+        shape, offsets = value.get("shape"), value.get("data_offsets")
         if isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2:
-            return value["dtype"], shape, (offsets[0], offsets[1])
+            return value.get("dtype"), shape, (offsets[0], offsets[1])
     return None, [-1], (0, 0)
 
 

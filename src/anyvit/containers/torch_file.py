@@ -109,7 +109,8 @@ def _zip(file: LocalFile) -> Checkpoint:
         if name.startswith(f"{root}data/")
     }
     machine = Machine(data, BUILDERS, _persistent, file.name)
-    flat = flatten(machine.run()[0], file.name)
+    root_object, _ = machine.run()
+    flat = flatten(root_object, file.name, machine.count)
     stored = not members[main].compression
     source, base = (file, members[main].offset) if stored else (strided.Buffer(data, file.name), 0)
     foreign = {name: None for name in machine.foreign if not name.startswith("__torch__.")}
@@ -130,7 +131,7 @@ def _persistent(saved: Any) -> Storage:
     if type(saved) is not tuple or len(saved) < 5 or saved[0] != "storage":
         raise ValueError("a persistent id that is no storage")
     dtype, key, count = storage_dtype(saved[1]), saved[2], saved[4]
-    if type(count) is not int or count < 0:
+    if type(count) is not int or count < 0 or type(key) not in (str, int):
         raise ValueError("a storage of an impossible size")
     return Storage(str(key), dtype, count * ITEMSIZE[dtype])
 
@@ -161,7 +162,7 @@ def _pickles(file: LocalFile, head: bytes) -> Checkpoint:
     else:
         root = row.machine.run()[0]
         container = "pickle"
-    flat = flatten(root, file.name)
+    flat = flatten(root, file.name, row.machine.count)
     return _Parsed(flat, row.machine.foreign, row.places, file, 0).checkpoint(file, container)
 
 
@@ -193,11 +194,14 @@ class _Row:
         machine = Machine(self.data, self.machine.builders, persistent, self.file.name)
         protocol, at = machine.run(start + len(_MAGIC))
         if protocol != _PROTOCOL:
-            raise FileError(f"{self.file.name}: an unknown layout", found=str(protocol) if type(protocol) is int else None, expected=_PROTOCOL)
+            found = protocol if type(protocol) is int else None
+            raise FileError(f"{self.file.name}: an unknown layout", found=found, expected=_PROTOCOL)
         _, at = machine.run(at)
         root, at = machine.run(at)
+        count = machine.count
         keys, at = machine.run(at)
         self.machine.foreign.update(machine.foreign)
+        self.machine.count += count
         self._place(keys, at, end, prefix, used)
         return root
 

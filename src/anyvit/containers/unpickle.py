@@ -8,15 +8,16 @@ strings are not copied but remembered as spans, so that arrays inside a pickle c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import repeat
 from typing import Any
 
 from anyvit.containers.inert import Inert
-from anyvit.containers.opcodes import LINE_LIMIT, TABLE, CutError, Data, Global, Span
+from anyvit.containers.opcodes import TABLE, CutError, Data, Global, Span
 from anyvit.errors import AnyvitError, FileError, UnsafeError, clip
 
 OPCODE_LIMIT = 10_000_000
 """Most instructions that are carried out; a checkpoint of 10,000 tensors with Adam's state has about a million."""
+NAME_LIMIT = 1024
+"""Longest name of a global in characters."""
 
 _STOP = ord(".")
 _MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
@@ -33,10 +34,23 @@ class Machine:
         persistent: what becomes of a persistent id (torch's storages).
         name: path of the file, for messages.
 
-    After `run`, `foreign` holds the unknown globals, in the order of their first mention.
+    After `run`, `foreign` holds the unknown globals in the order of their first mention, and `count` how many
+    instructions there were.
     """
 
-    __slots__ = ("builders", "data", "foreign", "globals", "memo", "name", "outer", "persistent", "stack")
+    __slots__ = (
+        "builders",
+        "count",
+        "data",
+        "foreign",
+        "globals",
+        "memo",
+        "name",
+        "outer",
+        "persistent",
+        "room",
+        "stack",
+    )
 
     def __init__(
         self,
@@ -47,6 +61,8 @@ class Machine:
     ) -> None:
         self.data, self.builders, self.persistent, self.name = data, builders, persistent, name
         self.foreign: dict[str, None] = {}
+        self.count = 0
+        self.room = 10_000 + 4 * len(data)
         self.globals: dict[str, Global] = {}
         self._clear()
 
@@ -71,9 +87,10 @@ class Machine:
         self._clear()
         data, position = self.data, start
         try:
-            for _ in repeat(None, OPCODE_LIMIT):
+            for count in range(OPCODE_LIMIT):
                 opcode = data[position]
                 if opcode == _STOP:
+                    self.count = count
                     return self.stack.pop(), position + 1
                 position = TABLE[opcode](self, position + 1)
         except AnyvitError:
@@ -98,6 +115,8 @@ class Machine:
         full = f"{_MODULES.get(module, module)}.{name}"
         known = self.globals.get(full)
         if known is None:
+            if len(full) > NAME_LIMIT:
+                raise ValueError("an implausibly long name")
             known = self.globals[full] = Global(full)
             if full not in self.builders:
                 self.foreign[full] = None
@@ -114,6 +133,16 @@ class Machine:
             return Inert(f"{target.type}()", (target, *args))
         raise TypeError(f"a call of a {type(target).__name__}")
 
+    def charge(self, size: int) -> None:
+        """Pays for a copy of something that was written once: a short pickle must not make long ones without end.
+
+        Raises:
+            UnsafeError: four times the pickle's own size was copied.
+        """
+        self.room -= size
+        if self.room < 0:
+            raise UnsafeError(f"{self.name}: the pickle copies its own parts more often than any checkpoint")
+
     def marked(self) -> list[Any]:
         """Takes what was pushed since the last mark."""
         items = self.stack
@@ -129,12 +158,15 @@ class Machine:
 
     def line(self, position: int) -> tuple[bytes, int]:
         """The text up to the next newline, and the position after it."""
-        for room in (256, LINE_LIMIT):
+        room = 256
+        while True:
             part = bytes(self.data[position : position + room])
             end = part.find(b"\n")
             if end >= 0:
                 return part[:end], position + end + 1
-        raise CutError if len(part) < LINE_LIMIT else ValueError("an endless line")
+            if len(part) < room:
+                raise CutError
+            room *= 16
 
     def bytes_of(self, value: Any) -> bytes | Span:
         """A value that stands for bytes, in whatever way the protocol wrote it.
@@ -145,5 +177,6 @@ class Machine:
         if isinstance(value, bytes | Span):
             return value
         if isinstance(value, str):
+            self.charge(len(value))
             return value.encode("latin-1")
         raise TypeError(f"a {type(value).__name__} where bytes belong")

@@ -264,7 +264,7 @@ def _directory(file: LocalFile) -> tuple[int, int, int]:
         if sign != b"PK\6\6":
             raise _cut(file, "the zip64 directory is damaged")
         end = end64
-    if disk or start + size != end or size > DIRECTORY_LIMIT or count * _ENTRY.size > size:
+    if disk or start + size != end or size > DIRECTORY_LIMIT:
         raise UnsafeError(
             f"{file.name}: the directory of the zip archive is not where its end says",
             found=f"{count} members, {size} bytes at {start}",

@@ -1,4 +1,4 @@
-"""Microsoft's BEiT and BEiT v2 (and EVA-01, which is BEiT with a position table), and timm's BEiT with the same names."""
+"""Microsoft's BEiT and BEiT v2 (and EVA-01, which is BEiT with a position table), and timm's BEiT, named alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ ENCODER = (
     R("fc_norm.{p}", "fc_norm.{p}"),
 )
 PRETRAINING = (
-    R(B + "attn.qkv.bias", B + "attn.[q|k|v].bias", QKV, reads_only=True, why="iBOT's fork has a bias on the key too"),
     R("mask_token", "embed.mask", "1 1 d -> d"),
     R("lm_head.{p}", None, why="outside: predicts visual tokens in pre-training"),
     R("cls_pt_lm_head.{p}", None, why=CLS),

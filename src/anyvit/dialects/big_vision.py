@@ -1,4 +1,4 @@
-"""Google's big_vision (ViT, FlexiViT, SigLIP): flax linen names, with one module a block or all blocks scanned into one.
+"""Google's big_vision (ViT, FlexiViT, SigLIP): flax linen names, one module a block or all blocks scanned into one.
 
 SigLIP's two towers lie under `params/img/` and `params/txt/`; the image tower's names are these.
 """

@@ -1,7 +1,7 @@
 """BAAI's EVA-02 and EVA-CLIP.
 
-Models with a sub-norm keep q, k and v apart (and w1, w2, w3), the others fuse them (qkv, w12): two tables each. The key has no
-bias in either. `head` classifies in EVA-02 and projects into the joint space in EVA-CLIP.
+Models with a sub-norm keep q, k and v apart (and w1, w2, w3), the others fuse them (qkv, w12): two tables each. The key
+has no bias in either. `head` classifies in EVA-02 and projects into the joint space in EVA-CLIP.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""transformers' BEiT, on disk and in memory, and Data2Vec's image model, which has BEiT's names on disk in both places."""
+"""transformers' BEiT, on disk and in memory, and Data2Vec's image model, which bears BEiT's names on disk always."""
 
 from __future__ import annotations
 

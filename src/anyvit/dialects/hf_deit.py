@@ -33,7 +33,7 @@ DEIT = (
     R("embeddings.distillation_token", "embed.dist", "1 1 d -> d"),
     R("pooler.dense.{p}", "pre_logits.{p}"),
     R("../<cls_classifier|distillation_classifier>.{p}", "<head|head_dist>.{p}"),
-    R("../classifier.{p}", "head.{p}", why="DeiTForImageClassification, which leaves distillation out", reads_only=True),
+    R("../classifier.{p}", "head.{p}", why="DeiTForImageClassification, without distillation", reads_only=True),
     R("../decoder.0.{p}", None, why="outside: predicts masked pixels in pre-training"),
 )
 
@@ -45,9 +45,7 @@ def dialect(name: str, rules: tuple[R, ...], model: str, file: str, lineage: str
     return Dialect(name, rules, source, f"transformers {model}, names {where}", lineage, tower)
 
 
-HF_DEIT = dialect(
-    "hf-deit", (*STEM, *TOKENS, *DISK, *DEIT), "DeiTModel", "deit/modeling_deit.py", "hf-deit", "deit."
-)
+HF_DEIT = dialect("hf-deit", (*STEM, *TOKENS, *DISK, *DEIT), "DeiTModel", "deit/modeling_deit.py", "hf-deit", "deit.")
 HF_DEIT_MEMORY = dialect(
     "hf-deit-memory", (*STEM, *TOKENS, *MEMORY, *DEIT), "DeiTModel", "deit/modeling_deit.py", "hf-deit", "deit."
 )

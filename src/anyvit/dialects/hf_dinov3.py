@@ -1,7 +1,7 @@
 """transformers' DINOv3ViTModel: names on disk and in memory, with a plain and with a gated MLP.
 
-`up_proj` and `down_proj` mean fc1 and fc2 in the plain MLP and the gated half and the last matrix in the gated one, so these
-are two tables.
+`up_proj` and `down_proj` are fc1 and fc2 in the plain MLP, the multiplied half and the last matrix in the gated one, so
+these are two tables.
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ ABOUT = ("ViTMSNModel", "vit_msn/modeling_vit_msn.py", "hf-msn", "vit.")
 HF_MSN = dialect("hf-vit-msn", (*STEM, *TOKENS, *CLASSIFIER, *DISK), *ABOUT)
 HF_MSN_MEMORY = dialect("hf-vit-msn-memory", (*STEM, *TOKENS, *CLASSIFIER, *MEMORY), *ABOUT)
 # transformers 5.23 saves ViTMSNForImageClassification with vit. before all names but those of the blocks
-HF_MSN_SAVED = dialect(
-    "hf-vit-msn-beside", (*STEM, *TOKENS, *CLASSIFIER, *respell(DISK, L, "../" + L)), *ABOUT
-)
+HF_MSN_SAVED = dialect("hf-vit-msn-beside", (*STEM, *TOKENS, *CLASSIFIER, *respell(DISK, L, "../" + L)), *ABOUT)
 
 DIALECTS = (HF_MSN, HF_MSN_MEMORY, HF_MSN_SAVED)

@@ -1,8 +1,9 @@
-"""ByteDance's iBOT: DINO's names and a mask token."""
+"""ByteDance's iBOT: DINO's names and a mask token; its fine-tuning code is BEiT's with a bias on the key too."""
 
 from __future__ import annotations
 
-from anyvit.dialects.timm import BASE, B
+from anyvit.dialects.beit import BEIT, TABLE
+from anyvit.dialects.timm import BASE, QKV, B
 from anyvit.rules import Dialect, R, without
 
 IBOT = Dialect(
@@ -18,5 +19,17 @@ IBOT = Dialect(
     lineage="ibot",
     container="torch",
 )
+IBOT_BEIT = Dialect(
+    "ibot-beit",
+    (
+        *without(BEIT, B + "attn.qkv.weight", B + "attn.<q_bias|v_bias>"),
+        R(B + "attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV),
+    ),
+    source="bytedance/ibot evaluation/classification_layer_decay/modeling_finetune.py",
+    title="iBOT, fine-tuned with relative positions",
+    lineage="beit",
+    container="torch",
+    anchors=(B + "attn." + TABLE, "rel_pos_bias." + TABLE),
+)
 
-DIALECTS = (IBOT,)
+DIALECTS = (IBOT, IBOT_BEIT)

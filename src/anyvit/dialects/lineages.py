@@ -55,11 +55,17 @@ class Lineage:
     head_dim: int = 64
 
 
-WIDE = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16, 1792: 16, 2432: 32, 3200: 25, 4096: 32}
+WIDE = {64: 2, 96: 3, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1792: 16, 2432: 32, 3200: 25, 4096: 32}
 """Head counts of wide models, whose heads are not 64 channels.
 
 Source: Zhai et al. 2022 (arXiv:2106.04560) table 2 (g 1408, G 1664, 16 heads), MAE models_mae.py (huge, 16 heads),
-big_vision configs so400m (1152, 16 heads), EVA-CLIP configs (1408: 88, 1792: 112), InternVL configs (3200, 25 heads).
+big_vision configs so400m (1152, 16 heads), EVA-CLIP configs (1408: 88, 1792: 112), InternVL configs (3200, 25 heads), DINOv2 and C-RADIO giant (1536, 24 heads).
+"""
+
+GIANT = {**WIDE, 1536: 16}
+"""The same for the giant models of SigLIP 2 and Perception Encoder, 16 heads at width 1536.
+
+Source: big_vision configs g-opt, perception_models core/vision_encoder/config.py (PE-Core-G14-448).
 """
 
 
@@ -107,6 +113,39 @@ TORCH = "container torch|torch-legacy|dcp"
 
 LINEAGES: tuple[Lineage, ...] = (
     Lineage(
+        "hf-ijepa", ("hf-ijepa", "hf-ijepa-memory"),
+        {"eps": 1e-6, "resample": "hf", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
+        "transformers IJepaConfig; facebook/ijepa_* config.json: layer_norm_eps 1e-6", ("no embed.cls",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-siglip", ("hf-siglip", "hf-siglip-memory"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "hf", **HALF},
+        "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6",
+        ("no embed.cls", "no embed.norm.weight"), heads=GIANT,
+    ),
+    Lineage(
+        "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "resample": "pe", "pool_heads": 8, **HALF},
+        "perception_models core/vision_encoder/{config,pe,rope}.py: PE-Lang and PE-Spatial have no final norm",
+        ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
+        "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
+        "timm/models/eva.py vit_*_rope_*", ("no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
+    ),
+    Lineage(
+        "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
+        "open_clip model_configs EVA0*: timm's eva trunks", ("prefix visual\\.trunk",), heads=WIDE,
+    ),
+    Lineage(
+        "timm-eva", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
+        "timm/models/eva.py", ("canon embed.pos", "no blocks.{i}.attn.k.bias", "no embed.norm.weight",
+                               "no blocks.{i}.attn.rel_pos", "no embed.rel_pos"), heads=WIDE,
+    ),
+    Lineage(
         "dinov2-registers", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2-registers", **IMAGENET},
         "dinov2/hub/backbones.py: interpolate_antialias=True, interpolate_offset=0.0 for the models with registers",
         ("canon embed.reg",), head_dim=64,
@@ -114,7 +153,7 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "dinov2", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2", **IMAGENET},
         "dinov2/models/vision_transformer.py: eps=1e-6, interpolate_offset=0.1, no antialias",
-        ("has (^|\\.)(mask_token|dino_head\\..*|ibot_head\\..*)$",),
+        ("under mask_token",),
     ),
     Lineage(
         "dinov2", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2", **IMAGENET},
@@ -131,6 +170,10 @@ LINEAGES: tuple[Lineage, ...] = (
         "dinov2/models/vision_transformer.py: eps=1e-6, interpolate_offset=0.1, no antialias",
     ),
     Lineage(
+        "dinov2", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2", **IMAGENET},
+        "dinov2/train/ssl_meta_arch.py: backbone, dino_head, ibot_head", ("has (^|\\.)ibot_head\\.",),
+    ),
+    Lineage(
         "ibot", PLAIN, {"eps": 1e-6, "resample": "dino", **IMAGENET},
         "ibot/models/vision_transformer.py interpolate_pos_encoding",
         ("has masked_embed$|(^|\\.)ibot_loss\\.",),
@@ -141,7 +184,7 @@ LINEAGES: tuple[Lineage, ...] = (
         ("prefix (base|momentum)_encoder",), heads={384: 12},
     ),
     Lineage(
-        "ijepa", PLAIN, {"eps": 1e-6, "resample": "ijepa", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
+        "ijepa", PLAIN, {"eps": 1e-6, "resample": "none", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
         "ijepa/src/models/vision_transformer.py: sin-cos positions, no cls token",
         ("prefix target_encoder|(^|\\.)encoder\\.", "no embed.cls"), heads=WIDE,
     ),
@@ -161,6 +204,10 @@ LINEAGES: tuple[Lineage, ...] = (
         "deit", ("deit", "timm"), {"eps": 1e-6, "resample": "deit", **IMAGENET},
         "deit/main.py: bicubic without antialias to size=", ("canon embed.dist", TORCH),
     ),
+    Lineage(
+        "deit", ("deit3",), {"eps": 1e-6, "resample": "deit", **IMAGENET}, "deit/models_v2.py",
+        ("canon blocks.{i}.ls1", "canon embed.pos", "canon blocks.{i}.attn.k.bias"), heads=WIDE,
+    ),
     Lineage("deit", ("deit", "deit3"), {"eps": 1e-6, "resample": "deit", **IMAGENET}, "deit/main.py", heads=WIDE),
     Lineage(
         "dino", PLAIN, {"eps": 1e-6, "resample": "dino", **IMAGENET},
@@ -171,7 +218,12 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "timm-clip", ("timm", "timm-glu", "open_clip-timm"), {"eps": 1e-5, "act": "gelu", "resample": "timm", **CLIP},
         "timm/models/vision_transformer.py: *_clip_* models, norm_layer eps 1e-5",
-        ("canon embed.norm.weight",), heads=WIDE,
+        ("canon embed.norm.weight",), heads=GIANT,
+    ),
+    Lineage(
+        "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
+        "timm/models/vision_transformer.py *_siglip_gap_*: 16 heads at width 1536", ("no embed.cls", "width 1536"),
+        heads=GIANT,
     ),
     Lineage(
         "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
@@ -181,7 +233,7 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
         "timm/models/vision_transformer.py *_siglip_*: act_layer gelu_tanh in all but the first 224 px models",
-        ("canon pool.query",), heads=WIDE,
+        ("canon pool.query",), heads=GIANT,
     ),
     Lineage(
         "radio", ("timm",), {"eps": 1e-6, "resample": "radio", **CLIP},
@@ -204,12 +256,12 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "flexivit", **HALF},
-        "big_vision/models/proj/flexi/vit.py", ("file flexi",),
+        "big_vision/models/proj/flexi/vit.py", ("file flexi",), heads=GIANT,
     ),
     Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
-        "big_vision/models/vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6, resample_posemb",
+        "big_vision/models/vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6, resample_posemb", heads=GIANT,
     ),
     Lineage(
         "hf-vit", ("hf-vit", "hf-vit-memory"), {"eps": 1e-12, "act": "gelu", "resample": "hf", **HALF},
@@ -237,7 +289,7 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "hf-siglip", ("hf-siglip", "hf-siglip-memory"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "hf", **HALF},
-        "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6", heads=WIDE,
+        "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6", heads=GIANT,
     ),
     Lineage(
         "hf-dinov3", ("hf-dinov3", "hf-dinov3-memory"), {"eps": 1e-5, "rope": DINOV3_ROPE, **IMAGENET},
@@ -291,12 +343,16 @@ LINEAGES: tuple[Lineage, ...] = (
         "open_clip/model.py CLIPVisionCfg: GELU unless quick_gelu, LayerNorm eps 1e-5", heads=WIDE,
     ),
     Lineage(
+        "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
+        "open_clip model_configs EVA0*: timm's eva trunks", heads=WIDE,
+    ),
+    Lineage(
         "open_clip", ("open_clip-timm",), {"eps": 1e-6, "act": "gelu", "resample": "timm", **CLIP},
         "open_clip/timm_model.py", ("no pool.query",), heads=WIDE,
     ),
     Lineage(
         "open_clip-siglip", ("open_clip-timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
-        "open_clip model_configs ViT-*-SigLIP*", heads=WIDE,
+        "open_clip model_configs ViT-*-SigLIP*", heads=GIANT,
     ),
     Lineage(
         "instantmesh", ("instantmesh",),
@@ -313,12 +369,22 @@ LINEAGES: tuple[Lineage, ...] = (
         heads={4096: 32},
     ),
     Lineage(
+        "eva02-mim", ("eva02",), {"eps": 1e-6, "rope": EVA_MIM_ROPE, "resample": "eva", **CLIP},
+        "EVA-02/asuka/modeling_pretrain.py: positions 0 … g − 1", ("under lm_head\\..*",), heads=WIDE,
+    ),
+    Lineage(
         "eva02-finetuned", ("eva02",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
         "EVA-02/asuka/modeling_finetune.py: intp_freq, pt_hw_seq_len=16", heads=WIDE,
     ),
     Lineage(
         "eva-clip", ("eva-clip",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
-        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)", heads=WIDE,
+        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)",
+        ("has (^|\\.)(text\\.|logit_scale$)",), heads=WIDE,
+    ),
+    Lineage(
+        "eva-clip", ("eva-clip",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
+        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)",
+        ("prefix visual",), heads=WIDE,
     ),
     Lineage(
         "timm-dinov3", ("timm-eva",), {"eps": 1e-5, "rope": DINOV3_ROPE, "resample": "timm", "pool": "avg", **IMAGENET},
@@ -327,15 +393,16 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
-        "timm/models/eva.py vit_pe_*", ("canon embed.norm.weight",), heads={1536: 16},
+        "timm/models/eva.py vit_pe_*", ("canon embed.norm.weight",), heads=GIANT,
     ),
     Lineage(
         "timm-eva", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
         "timm/models/eva.py", heads=WIDE,
     ),
     Lineage(
-        "beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "beit", **HALF},
-        "unilm/beit/modeling_finetune.py; run_class_finetuning.py (geometric resize)", ("container torch|torch-legacy",),
+        "beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "beit-geometric", **HALF},
+        "unilm/beit/modeling_finetune.py; run_class_finetuning.py (geometric resize)",
+        ("container torch|torch-legacy", "under .*rel(ative)?_pos(ition)?_.*"),
     ),
     Lineage(
         "timm-beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "timm", **HALF},
@@ -379,12 +446,31 @@ LINEAGES: tuple[Lineage, ...] = (
 UNKNOWN = Lineage("unknown", (), {"eps": 1e-6, "act": "gelu"}, "common defaults", heads=WIDE)
 
 
-def lineage_of(dialect: str, scene: Scene) -> Lineage:
-    """The lineage of a file in a dialect."""
+def family(dialect: str) -> str:
+    """The spelling in the lineage table that a dialect is a variant of.
+
+    Example:
+        >>> family("timm-eva-swiglu"), family("hf-dinov2-with-registers-memory")
+        ('timm-eva', 'hf-dinov2-with-registers-memory')
+    """
+    known = {name for lineage in LINEAGES for name in lineage.dialects}
+    fitting = [name for name in known if dialect == name or dialect.startswith(name + "-")]
+    return max(fitting, key=len, default=dialect)
+
+
+def lineage_of(dialect: str, scene: Scene, default: str = "") -> Lineage:
+    """The lineage of a file in a dialect.
+
+    Arguments:
+        dialect: the dialect's name.
+        scene: what signs are looked up in.
+        default: the lineage that the dialect names itself, where the table knows no variant of it.
+    """
+    spelling = family(dialect)
     for lineage in LINEAGES:
-        if dialect in lineage.dialects and all(scene.holds(sign) for sign in lineage.when):
+        if spelling in lineage.dialects and all(scene.holds(sign) for sign in lineage.when):
             return lineage
-    return UNKNOWN
+    return next((lineage for lineage in LINEAGES if lineage.name == default and not lineage.when), UNKNOWN)
 
 
 def prefer(rivals: Sequence[str], scene: Scene) -> str:
@@ -394,9 +480,12 @@ def prefer(rivals: Sequence[str], scene: Scene) -> str:
         >>> prefer(["timm", "dinov2"], Scene(["mask_token"], "", [], "torch", "", 384))
         'dinov2'
     """
+    spellings = {name: family(name) for name in rivals}
     for lineage in LINEAGES:
-        named = [name for name in rivals if name == lineage.name or name in lineage.dialects[:1]]
-        named = named or [name for name in lineage.dialects if name in rivals]
-        if named and lineage.when and all(scene.holds(sign) for sign in lineage.when):
-            return lineage.name if lineage.name in rivals else named[0]
+        if not lineage.when or not set(spellings.values()) & set(lineage.dialects):
+            continue
+        if all(scene.holds(sign) for sign in lineage.when):
+            order = (lineage.name, *lineage.dialects)
+            ranked = sorted(rivals, key=lambda n: order.index(spellings[n]) if spellings[n] in order else len(order))
+            return ranked[0]
     return rivals[0]

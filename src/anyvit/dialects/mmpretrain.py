@@ -25,7 +25,7 @@ MMPRETRAIN = Dialect(
         R("<ln1|ln2>.{p}", "<norm|fc_norm>.{p}"),
         R("../head.layers.<pre_logits|head|head_dist>.{p}", "<pre_logits|head|head_dist>.{p}"),
     ),
-    source="open-mmlab/mmpretrain mmpretrain/models/{backbones,heads}/vision_transformer{,_head}.py, utils/attention.py",
+    source="open-mmlab/mmpretrain mmpretrain/models/backbones/vision_transformer.py, utils/attention.py",
     title="mmpretrain VisionTransformer",
     lineage="mmpretrain",
     tower="backbone.",

@@ -72,7 +72,7 @@ TRUNK = Dialect(
     trunk(timm.RULES),
     source="mlfoundations/open_clip v3.3.0: src/open_clip/timm_model.py",
     title="OpenCLIP with a timm VisionTransformer (SigLIP)",
-    lineage="open_clip-timm",
+    lineage="open_clip",
     tower="visual.trunk.",
     root="visual.trunk.",
 )

@@ -38,11 +38,7 @@ HF_SAM = Dialect(
         R("patch_embed.projection.{p}", "embed.patch.{p}"),
         POS,
         R(L + "<layer_norm1|layer_norm2>.{p}", B + "<norm1|norm2>.{p}"),
-        *(
-            R(rule.theirs.replace(B, L), rule.ours, rule.axes)
-            for rule in SHARED
-            if rule.theirs.startswith(B + "attn.")
-        ),
+        *(R(rule.theirs.replace(B, L), rule.ours, rule.axes) for rule in SHARED if rule.theirs.startswith(B + "attn.")),
         R(L + "mlp.<lin1|lin2>.{p}", B + "mlp.<fc1|fc2>.{p}"),
         R("neck.<conv1|conv2>.weight", "neck.<conv1|conv2>.weight"),
         R("neck.<layer_norm1|layer_norm2>.{p}", "neck.<norm1|norm2>.{p}"),

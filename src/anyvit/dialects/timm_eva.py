@@ -1,7 +1,7 @@
 """timm's Eva: EVA, EVA-02, DINOv3, Perception Encoder, RoPE-ViT, Sapiens2 and others under one class.
 
-Its attention is written in three ways (qkv with q_bias and v_bias, qkv with one bias, q, k, v apart) and its MLP in three
-(see `timm.glu` and `timm.swiglu`); each pair that exists is a table of its own.
+Its attention is written in three ways (qkv with q_bias and v_bias, qkv with one bias, q, k, v apart), its MLP in
+three too (see `timm.glu` and `timm.swiglu`); each pair that exists is a table of its own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ def _trunk(eva: Dialect) -> Dialect:
         source=EVA + "; mlfoundations/open_clip v3.3.0: src/open_clip/timm_model.py",
         title=eva.title.replace("timm", "OpenCLIP with timm's", 1),
         lineage="open_clip-timm",
-        tower="visual.trunk.",
         root="visual.trunk.",
     )
 

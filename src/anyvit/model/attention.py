@@ -97,6 +97,7 @@ def to_windows(x: Tensor, grid: Grid, size: int) -> Tensor:
         (B · windows, size², D)
 
     Example:
+        >>> import torch
         >>> to_windows(torch.arange(6.0).view(1, 6, 1), (2, 3), 2).squeeze(-1).int().tolist()
         [[0, 1, 3, 4], [2, 0, 5, 0]]
     """
@@ -110,6 +111,7 @@ def from_windows(x: Tensor, grid: Grid, size: int) -> Tensor:
     """The inverse of `to_windows`: (B · windows, size², D) to (B, h·w, D), the padding cut off.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(2, 15, 4)
         >>> torch.equal(from_windows(to_windows(x, (3, 5), 2), (3, 5), 2), x)
         True

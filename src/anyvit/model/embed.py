@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from anyvit.model.layers import empty, make_norm
+from anyvit.model.layers import bare, empty, make_norm
 from anyvit.model.positions import Grid, Resampled, kinds, native_grid, relative_rows, sincos, stored
 from anyvit.spec import Spec
 
@@ -16,7 +16,7 @@ class Embed(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec, d = spec, spec.embed_dim
-        self.patch = nn.Conv2d(spec.in_chans, d, spec.patch, stride=spec.patch, bias=spec.patch_bias)
+        self.patch = bare(nn.Conv2d, spec.in_chans, d, spec.patch, stride=spec.patch, bias=spec.patch_bias)
         self.patch_norm = make_norm(spec, d) if spec.patch_norm else nn.Identity()
         self.cls = empty(spec.num_cls, d) if spec.num_cls else None
         self.dist = empty(d) if spec.dist_token else None

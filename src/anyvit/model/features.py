@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -64,6 +65,8 @@ class Preprocess:
         patch: (height, width) of a patch in pixels.
         crop_pct: the fraction of the resized picture's shorter side that the cut keeps.
         interpolation: "bicubic", "bilinear" or "nearest".
+
+    Source: the evaluation transform of timm (timm/data/transforms_factory.py), in torch's 8-bit arithmetic.
     """
 
     mean: tuple[float, ...]
@@ -97,7 +100,7 @@ class Preprocess:
         channels = len(self.mean)
         if hasattr(picture, "convert") and channels in (1, 3):
             picture = picture.convert("RGB" if channels == 3 else "L")
-        x = torch.from_numpy(np.array(picture))
+        x = picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture))
         if x.ndim == 2:
             x = x.unsqueeze(-1)
         if x.dtype != torch.uint8 or x.ndim != 3 or x.shape[-1] != channels:
@@ -112,10 +115,11 @@ class Preprocess:
     def _resize(self, x: Tensor) -> Tensor:
         if self.size is None:
             return x
-        height, width = x.shape[-2:]
-        ratio = max(self.size[0] / self.crop_pct / height, self.size[1] / self.crop_pct / width)
-        new = tuple(max(side, round(old * ratio)) for side, old in zip(self.size, (height, width), strict=True))
-        if new == (height, width):
+        old: tuple[int, int] = tuple(x.shape[-2:])  # type: ignore[assignment]
+        goal = tuple(math.floor(side / self.crop_pct) for side in self.size)
+        tight = max((0, 1), key=lambda axis: goal[axis] / old[axis])  # the axis that decides the scale
+        new = tuple(max(goal[axis], old[axis] * goal[tight] // old[tight]) for axis in (0, 1))
+        if new == old:
             return x
         if self.interpolation == "nearest":
             return F.interpolate(x, size=new, mode="nearest")

@@ -13,6 +13,7 @@ from anyvit.errors import BadArgument
 from anyvit.spec import Spec
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -52,10 +53,14 @@ def choose(field: str, value: Any, choices: Mapping[str, T]) -> T:
     return choices[value]
 
 
+def bare(kind: Callable[..., M], *args: Any, **kwargs: Any) -> M:
+    """A layer whose values are not drawn yet: `ViT.reset_parameters` or a checkpoint sets them."""
+    return cast(M, nn.utils.skip_init(kind, *args, device=torch.get_default_device(), **kwargs))
+
+
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """A linear layer whose values are not drawn yet: `ViT.reset_parameters` or a checkpoint sets them."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=torch.get_default_device())
-    return cast(nn.Linear, layer)
+    """A linear layer whose values are not drawn yet."""
+    return bare(nn.Linear, inputs, outputs, bias=bias)
 
 
 def empty(*shape: int) -> nn.Parameter:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anyvit.errors import BadArgument
 from anyvit.model.features import Features
-from anyvit.model.layers import ACTIVATIONS, TwoLinear, choose, empty, linear, make_norm
+from anyvit.model.layers import ACTIVATIONS, TwoLinear, bare, choose, empty, linear, make_norm
 from anyvit.spec import Spec
 
 POOLS = {"cls": 1, "cls+dist": 1, "avg": 1, "map": 1, "attn_pool": 1, "cls+avg": 2, "none": 0}
@@ -77,7 +77,7 @@ class Neck(nn.Module):
     def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()
         kinds = ((spec.embed_dim, 1), (width, 3))
-        self.conv1, self.conv2 = (nn.Conv2d(i, width, size, padding=size // 2, bias=False) for i, size in kinds)
+        self.conv1, self.conv2 = (bare(nn.Conv2d, i, width, size, padding=size // 2, bias=False) for i, size in kinds)
         self.norm1, self.norm2 = (nn.LayerNorm(width, eps=NECK_EPS) for _ in kinds)
 
     def forward(self, features: Features) -> Tensor:
@@ -131,6 +131,13 @@ def check_pool(spec: Spec) -> None:
         raise BadArgument(f"pool {spec.pool!r} needs a class token", found="num_cls=0", remedy='pool="avg"')
     if spec.pool == "cls+dist" and not spec.dist_token:
         raise BadArgument("pool 'cls+dist' needs a distillation token", found="dist_token=False")
+    after = {"final_norm": spec.final_norm in ("fc_norm", "both"), "projection_dim": spec.projection_dim,
+             "pre_logits_dim": spec.pre_logits_dim}  # fmt: skip
+    if spec.pool == "none" and any(after.values()):
+        names = [name for name, there in after.items() if there]
+        raise BadArgument(
+            "what comes after a pool needs one", names=names, found="pool='none'", expected='pool="cls" …'
+        )
     if any(i >= spec.num_cls for i in summary(spec)):
         raise BadArgument("summary names a class token that is not there", found=spec.summary, expected=spec.num_cls)
 

@@ -69,6 +69,10 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """A Vision Transformer as a Spec describes it.
 
+    Names in its state dict are those of `anyvit.canon`, but queries, keys and values are one matrix `attn.qkv` (without
+    a key bias its rows are zero), and a block's AdaLN vectors one `adaln`. `checkpointing = True` computes blocks again
+    in the backward pass; `preprocess` makes the pixels of a picture.
+
     Arguments:
         spec: the architecture.
 
@@ -118,7 +122,14 @@ class ViT(nn.Module):
         return self._report
 
     def forward(self, pixels: Tensor, condition: Tensor | None = None) -> Features:
-        """Features of normalised pixels (B, C, H, W), H and W any multiples of the patch.
+        """All features of B pictures.
+
+        Arguments:
+            pixels: (B, C, H, W) normalised, in pixels; H and W are any multiples of the patch.
+            condition: (B, D) embedded or (batch, views, inputs) cameras, for a conditioned model only.
+
+        Returns:
+            Features, see there for the shapes.
 
         Raises:
             BadArgument: another number of channels, sides that the patch does not divide, a condition missing or odd.
@@ -131,7 +142,26 @@ class ViT(nn.Module):
     def layers(
         self, pixels: Tensor, blocks: Sequence[int], condition: Tensor | None = None, norm: bool = False
     ) -> list[Tensor]:
-        """Tokens (B, N, D) after some blocks, which count from 1; with `norm` after the final norm too."""
+        """Tokens after some of the blocks.
+
+        Arguments:
+            pixels: see `forward`.
+            blocks: numbers of blocks, counted from 1, in any order.
+            condition: see `forward`.
+            norm: whether the final norm is applied to them.
+
+        Returns:
+            (B, N, D) for each number, in the order asked for; later blocks are not run.
+
+        Raises:
+            BadArgument: a block that is not there, and as `forward`.
+
+        Example:
+            >>> from anyvit.spec import Spec
+            >>> vit = ViT(Spec(embed_dim=32, depth=4, num_heads=2, mlp_dim=48, image_size=32))
+            >>> [tuple(x.shape) for x in vit.layers(torch.zeros(1, 3, 32, 32), [2, 4])]
+            [(1, 5, 32), (1, 5, 32)]
+        """
         if any(not 1 <= i <= self.spec.depth for i in blocks):
             raise BadArgument("no such block", found=list(blocks), expected=f"numbers from 1 to {self.spec.depth}")
         x, places, condition = self.start(pixels, condition)

@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from anyvit.configs.rows import Given, brief
+from anyvit.lazy import Checkpoint
 from anyvit.spec import Fact, Rope, Spec
 
 KEY = "anyvit.spec"
@@ -15,11 +16,11 @@ _FILE_ONLY = ("dialect",)
 """Fields of the file that was read, not of the model."""
 
 
-def write(spec: Spec) -> str:
+def to_json(spec: Spec) -> str:
     """The Spec's values as JSON, in a fixed order.
 
     Example:
-        >>> read(write(Spec(depth=3))).facts["depth"].value
+        >>> read(to_json(Spec(depth=3))).facts["depth"].value
         3
     """
     values = {name: value for name, value in spec.values().items() if name not in _FILE_ONLY}
@@ -34,8 +35,23 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no plain value")
 
 
+def provenance(spec: Spec, match: Any, checkpoint: Checkpoint, dialect: Any) -> dict[str, str]:
+    """Metadata of a written file: the Spec, and from what to what; no clock, path or random id, so that it is the same again.
+
+    Arguments:
+        spec: the architecture that is written.
+        match: how the source was recognised.
+        checkpoint: the source.
+        dialect: the target's dialect.
+    """
+    origin = {"anyvit.source": match.dialect.name, "anyvit.source_prefix": match.prefix} if match is not None else {}
+    origin["anyvit.source_container"] = checkpoint.container
+    # transformers refuses a safetensors file without a format.
+    return {"format": "pt", KEY: to_json(spec), **origin, "anyvit.dialect": dialect.name}
+
+
 def read(text: str) -> Given:
-    """The facts in the text that `write` made; nothing where it is something else."""
+    """The facts in the text that `to_json` made; nothing where it is something else."""
     source = f"metadata {KEY}"
     try:
         values = json.loads(text)
