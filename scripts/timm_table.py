@@ -1,7 +1,7 @@
 """Writes src/anyvit/configs/timm_names.json: what timm's registered Vision Transformers are made with.
 
-Run it after an upgrade of timm: `python scripts/timm_table.py`. Each entry point is called with a builder that records its
-arguments instead of building; callables become words ("layernorm@1e-06", "SwiGLUPacked", "gelu_tanh").
+Run it after an upgrade of timm: `python scripts/timm_table.py`. Each entry point is called with a builder that records
+its arguments instead of building; callables become words ("layernorm@1e-06", "SwiGLUPacked", "gelu_tanh").
 """
 
 from __future__ import annotations

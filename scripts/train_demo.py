@@ -1,6 +1,6 @@
 """Trains the Vision Transformer that `anyvit demo` ships with, on scikit-learn's handwritten digits.
 
-Example: python scripts/train_demo.py            (about two minutes on two cores)
+Example: python scripts/train_demo.py            (three to five minutes on two idle cores)
 A student learns the digits; a teacher, its running average, sets it a second task as in DINO: see a changed and partly
 masked picture as the teacher sees another view of it. Both are saved as a DINOv2 training run leaves them: teacher beside student,
 blocks in chunks, `module.` before the student's names, projection heads, arguments, all in float16.
@@ -136,12 +136,12 @@ def named(network: Network) -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.05)
     parser.add_argument("--momentum", type=float, default=0.99)
-    parser.add_argument("--dino", type=float, default=0.1, help="weight of the second task")
+    parser.add_argument("--dino", type=float, default=0.05, help="weight of the second task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--patch_size", type=int, default=SPEC.patch_size, choices=[SPEC.patch_size])
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Trains small Vision Transformers on scikit-learn's digits, so that claims about trained weights can be measured.
 
-Example: python scripts/train_small.py out/ --only base sgd --steps 3000
+Example: python scripts/train_small.py out/ --only base sgd --steps 1500
 Each kind in KINDS becomes one safetensors file with timm's names; its metadata holds the recipe and the accuracy.
 """
 
@@ -51,6 +51,8 @@ KINDS: dict[str, Recipe] = {
     "rope_half": replace(BASE, rope="half", heads=4, seed=10),
     "rope_pairs": replace(BASE, rope="pairs", heads=4, seed=11),
     "swiglu": replace(BASE, swiglu=True, seed=12),
+    "swiglu_no_decay": replace(BASE, swiglu=True, decay=0.0, seed=17),
+    "swiglu_sgd": replace(BASE, swiglu=True, optimiser="sgd", lr=0.05, decay=5e-4, seed=18),
     "no_bias": replace(BASE, bias=False, seed=13),
     "layer_scale": replace(BASE, layer_scale=True, seed=14),
     "one_block": replace(BASE, depth=1, seed=15),

@@ -16,17 +16,18 @@ Spell = Callable[[str], str]
 """Canonical name → the name that the file would use."""
 
 
-def check(tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int] = ()) -> list[Finding]:
+def check(
+    tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int] = (), source: Mapping[str, Lazy] | None = None
+) -> list[Finding]:
     """Everything that keeps these tensors from being one Vision Transformer.
 
     Arguments:
         tensors: canonical name → tensor.
         spell: canonical name → name in the file's own words, for messages.
         blocks: block numbers that the file names, if more than `tensors` shows.
+        source: the file's own tensors, whose shapes messages quote.
     """
-    findings = _missing(tensors, spell, blocks)
-    findings += _shapes(tensors)
-    return findings
+    return _missing(tensors, spell, blocks) + _shapes(tensors, source or {})
 
 
 def width_of(tensors: Mapping[str, Lazy]) -> int:
@@ -55,7 +56,8 @@ def _missing(tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int]) -
                                 "use the checkpoint of the whole model, not one that was filtered", True))  # fmt: skip
     gaps = sorted(set(range(present[-1] + 1)) - set(present))
     if gaps:
-        cause = f"blocks {ranges(gaps)} are missing: the file names blocks {ranges(present)}"
+        which = f"block {gaps[0]} is" if len(gaps) == 1 else f"blocks {ranges(gaps)} are"
+        cause = f"{which} missing: the file names blocks {ranges(present)}"
         names = fold(spell(REQUIRED[0].format(i=n)) for n in gaps)
         findings.append(Finding("missing", names, cause, "the file was cut or filtered; get it whole", True))
     return findings + _uneven(tensors, present, spell)
@@ -102,7 +104,7 @@ def _required(by_name: Mapping[str, set[int]], spell: Spell) -> list[Finding]:
                     "the names may be spelt otherwise; `anyvit inspect` lists those that are not explained", True)]  # fmt: skip
 
 
-def _shapes(tensors: Mapping[str, Lazy]) -> list[Finding]:
+def _shapes(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Finding]:
     width = width_of(tensors)
     sizes = {"d": width, "m": _mode(tensors, "m", width), "c": _mode(tensors, "c", width)}
     wrong: dict[str, list[tuple[str, str, str]]] = {}
@@ -113,7 +115,10 @@ def _shapes(tensors: Mapping[str, Lazy]) -> list[Finding]:
         kind, want = _compare(found[1].split(), tensor.shape, sizes)
         if kind:
             origin = tensor.origin[0] if tensor.origin else name
-            wrong.setdefault(kind, []).append((origin, str(tensor.shape), want))
+            stored = source[origin].shape if origin in source else tensor.shape
+            fused = stored[::-1] == (*tensor.shape[1:], 3 * tensor.shape[0])
+            want = str((3 * sizes["d"], sizes["d"])) if fused and kind == "transposed" else want
+            wrong.setdefault(kind, []).append((origin, str(stored), want))
     return [_shape_finding(kind, rows) for kind, rows in wrong.items()]
 
 
@@ -123,7 +128,9 @@ def _mode(tensors: Mapping[str, Lazy], letter: str, width: int) -> int:
         found = canon.lookup(name)
         if found and canon.block_of(name) is not None:
             letters = found[1].split()
-            if letter in letters and len(letters) == len(tensor.shape) == 2 and width in tensor.shape:
+            if letters == [letter] == letters[: len(tensor.shape)]:
+                votes[tensor.shape[0]] += 2
+            elif letter in letters and len(letters) == len(tensor.shape) == 2 and width in tensor.shape:
                 votes[tensor.shape[letters.index(letter)]] += 1
     return votes.most_common(1)[0][0] if votes else 0
 

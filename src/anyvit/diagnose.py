@@ -49,8 +49,11 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"blocks_token_only\.|attn\.proj_[lw]\.", "not a ViT",
          "CaiT: class-attention blocks (blocks_token_only) and talking heads; another architecture"),
     Sign(r"attn\.gating_param$", "not a ViT", "ConViT: gated positional self-attention (gating_param); another architecture"),
+    Sign(r"blocks\.\d+\.(attns|ffns)\.\d+\.", "not a ViT",
+         "parallel blocks (attns.0, attns.1, ffns.0, ffns.1 side by side, timm's ParallelThingsBlock); another architecture"),
+    Sign(r"attn\.lambda_[qk]\d$", "not a ViT", "differential attention (lambda_q1, lambda_k1); another architecture"),
     Sign(r"blocks\.\d+\.(fusion|projs|revert_projs)\.", "not a ViT", "CrossViT: two branches of different width"),
-    Sign(r"mlp_(tokens|channels)\.", "not a ViT", "MLP-Mixer: there is no attention, tokens are mixed by MLPs"),
+    Sign(r"mlp_tokens\.", "not a ViT", "MLP-Mixer: there is no attention, tokens are mixed by MLPs"),
     Sign(r"blocks\.\d+\.linear_tokens\.", "not a ViT", "ResMLP: there is no attention, tokens are mixed by a linear layer"),
     Sign(r"attn\.(pool_[qkv]|norm_[qkv]|rel_pos_[hw])$|attn\.pool_[qkv]\.", "not a ViT", "MViT: pooling attention (pool_q), several resolutions"),
     Sign(r"^transformers\.\d+\.(blocks|pool)\.", "not a ViT", "PiT: a pooling ViT whose width changes between stages"),
@@ -60,7 +63,6 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"stages\.\d+\.\d+\.transformer\.\d+\.", "not a ViT", "MobileViT: convolutional stages with transformers inside"),
     Sign(r"levels\.\d+\.transformer_encoder\.", "not a ViT", "NesT: nested hierarchical transformers"),
     Sign(r"^(patch_embeds|pos_block)\.\d+\.", "not a ViT", "Twins: a hierarchical model with several patch embeddings"),
-    Sign(r"relative_position_bias_table$.*", "", ""),
     Sign(r"(^|\.)layers\.\d+\.(blocks\.\d+\.attn\.relative_position|downsample\.)", "not a ViT",
          "Swin: a hierarchical model with shifted windows, no plain ViT"),
     Sign(r"downsample_layers\.|stages\.\d+\.\d+\.dwconv\.|stages\.\d+\.blocks\.\d+\.conv_dw\.", "not a ViT",
@@ -76,8 +78,6 @@ def signs(names: Collection[str]) -> list[Finding]:
     """The findings of every sign that some name shows."""
     found = []
     for sign in SIGNS:
-        if not sign.cause:
-            continue
         pattern = re.compile(sign.pattern)
         hits = [name for name in names if pattern.search(name)]
         if hits:
@@ -89,6 +89,9 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     """What to say of a file in which no dialect finds a patch kernel or a block."""
     names = list(tensors)
     if not names:
+        if "weight_map" in extras:
+            cause = "a JSON weight map, no tensors: it only says which shard holds what"
+            return [Finding("not a ViT", (), cause, "open the folder that holds the shards", True)]
         cause = "the file holds no tensors at all" + (f"; it holds {', '.join(sorted(extras)[:8])}" if extras else "")
         return [Finding("not a ViT", (), cause, "get the file that holds the weights", True)]
     found = signs(names)

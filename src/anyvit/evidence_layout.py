@@ -236,7 +236,14 @@ def order(blocks: Sequence[Attention], *, num_heads: int | None = None) -> Verdi
     Returns:
         a Verdict whose value is a tuple of `Deviation` (empty: all as named), or None for no evidence.
     """
-    return _judge(blocks, lambda block: _orders(block, num_heads), _in_order, _say_order)
+    verdict = _judge(blocks, lambda block: _orders(block, num_heads), _in_order, _say_order)
+    if verdict.value is None:
+        return verdict
+    swapped, told = _swapped(blocks)
+    known = {d.name for d in verdict.value}
+    found = (*verdict.value, *(d for d in swapped if d.name not in known))
+    text = verdict.text if told else verdict.text + " (q and k cannot be told apart)"
+    return replace(verdict, value=found, text="; ".join([*map(str, swapped[:3]), text]))
 
 
 def transposed(blocks: Sequence[Attention]) -> Verdict:
@@ -263,6 +270,29 @@ def transposed(blocks: Sequence[Attention]) -> Verdict:
     if verdict.value == () and not upright:
         return replace(verdict, text=verdict.text + " (that all four matrices are transposed cannot be excluded)")
     return verdict
+
+
+def _swapped(blocks: Sequence[Attention]) -> tuple[list[Deviation], bool]:
+    """Blocks whose q bias, not k bias, never left zero; and whether the biases tell at all (three blocks or more)."""
+    import numpy as np
+
+    quiet: dict[int, bool] = {}
+    for index, b in enumerate(blocks):
+        if b.q_bias is not None and b.k_bias is not None:
+            q, k = (float(np.linalg.norm(np.asarray(x, np.float64))) for x in (b.q_bias, b.k_bias))
+            if min(q, k) > QUIET * max(q, k) or max(q, k) == 0:
+                return [], False
+            quiet[index] = q < k
+    if len(quiet) < max(3, len(blocks) / 2):
+        return [], False
+    what, reading = "order of q, k, v: q stands where k is expected (its bias never left zero)", Reading("3 h d", 2, k=0)
+    if all(quiet.values()):
+        return [Deviation(f"all {len(quiet)} blocks", what, math.inf, reading)], True
+    unlike = f", unlike in the other {len(blocks) - 1} blocks"
+    wrong = [i for i, swapped in quiet.items() if swapped]
+    if 3 * len(wrong) > len(quiet):
+        return [], False
+    return [Deviation(blocks[i].name or f"blocks.{i}", what + unlike, math.inf, reading) for i in wrong], True
 
 
 def _separate(block: Attention) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
@@ -349,7 +379,8 @@ def _judge(
         if over >= MARGIN and sound([block], best, own[best][1]):
             name = block.name or f"blocks.{index}"
             found.append(Deviation(name, say(Reading(*best), len(known) - 1), over, Reading(*best)))
-    text = "; ".join(map(str, found[:3])) or f"as named in {votes} of {len(known)} blocks"
+    rest = "" if votes == len(known) else ", the others cannot be told"
+    text = "; ".join(map(str, found[:3])) or f"as named in {votes} of {len(known)} blocks{rest}"
     return Verdict(tuple(found), lead, votes, len(known), f"{text}, {lead:.0f} nats", shown)
 
 

@@ -46,7 +46,8 @@ def infer(tensors: Mapping[str, Lazy], clues: Clues) -> Spec:
         facts.update(part(tensors, facts))
     facts.update(_positions(tensors, clues, facts))
     for name, value in clues.lineage.facts.items():
-        if name not in facts or name in ("pos_embed", "pool") and facts[name].how == "assumed":
+        stored = name == "pos_embed" and facts[name].value == "learned"
+        if name not in facts or stored:
             facts[name] = Fact(value, "assumed", f"lineage {clues.lineage.name}: {clues.lineage.source}")
     facts.update(_given(clues, facts))
     facts.update(_activation(facts, clues))
@@ -103,6 +104,7 @@ def _block(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, 
     found = {
         "qkv_bias": _measured(qkv, "biases of q, k and v: " + ", ".join("present" if b else "absent" for b in biases)),
         "layer_scale": presence("ls1"),
+        "mlp_layer_scale": _measured(has("ls2") or not has("ls1"), "LayerScale of the MLP branch"),
         "proj_bias": presence("attn.out.bias"),
         "attn_norm": presence("attn.norm.weight"),
         "mlp_norm": presence("mlp.norm.weight"),
@@ -133,6 +135,8 @@ def _mlp(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fa
         last, why = "blocks.0.mlp.down.weight", f"gate and up {'in one tensor' if fused else 'apart'}"
     else:
         kind, last, why = "mlp", "blocks.0.mlp.fc2.weight", "two matrices, no gate"
+    if "blocks.0.norm1.weight" in tensors and "blocks.0.norm2.weight" not in tensors:
+        kind, why = "parallel_scaling", "one norm for attention and MLP: they stand side by side"
     found = {"ffn": _measured(kind, why)}
     if last in tensors:
         found["mlp_dim"] = _measured(tensors[last].shape[-1], _shape(tensors, last))
@@ -156,6 +160,10 @@ def _tail(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, F
         if name in tensors:
             found["projection_dim"] = _measured(tensors[name].shape[0], _shape(tensors, name))
             found["projection"] = _measured(kind, f"{name} is present")
+            bias = name.replace("weight", "bias")
+            found["projection_bias"] = _measured(bias in tensors, f"{bias} is {'present' if bias in tensors else 'absent'}")
+    if "proj.fc1.weight" in tensors:
+        found["projection_mlp_dim"] = _measured(tensors["proj.fc1.weight"].shape[0], _shape(tensors, "proj.fc1.weight"))
     return found
 
 
@@ -170,8 +178,17 @@ def _extras(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str,
         "pool_mlp_dim": _measured(mlp.shape[0] if mlp is not None else None, "MLP of the attention pool"),
         "pool_queries": _measured(query.shape[-2] if query is not None else 0, "queries of the attention pool"),
         "pool_bias": _measured("pool.v.bias" in tensors, "bias of the attention pool"),
+        "pool_out_bias": _measured("pool.out.bias" in tensors, "bias of the attention pool's output"),
+        "pool_dim": _measured(_pool_width(tensors, facts), "width of the attention pool"),
         "pool_has_q": _measured("pool.q.weight" in tensors, "query matrix of the attention pool"),
     }
+
+
+def _pool_width(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> int | None:
+    """The width of an attention pool, None where it is the trunk's."""
+    out = tensors.get("pool.out.weight")
+    width = out.shape[0] if out is not None else facts["embed_dim"].value
+    return None if width == facts["embed_dim"].value else width
 
 
 def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fact]) -> dict[str, Fact]:

@@ -113,8 +113,11 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:  # noqa: B0
     findings += [Finding("note", (), text) for text in given.notes]
     if wrappers:
         findings.append(Finding("ignored", wrappers, "components that wrappers put into names were left out"))
-    findings += _problems(match, run, canonical)
     spec = _spec(canonical, match, checkpoint, facts, run, tensors)
+    if spec is not None:
+        canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
+        findings += grouped
+    findings += _problems(match, run, canonical, tensors)
     findings += _doubts(spec, canonical, ask, facts, run)
     fates = _fates(tensors, match, run)
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
@@ -316,7 +319,9 @@ def _spell(match: Match, name: str) -> str:
     return name
 
 
-def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy]) -> list[Finding]:
+def _problems(
+    match: Match, run: Run, canonical: Mapping[str, Lazy], source: Mapping[str, Lazy]
+) -> list[Finding]:
     findings = diagnose.signs([n for n in match.unexplained])
     for fault in run.faults:
         if fault.rule.ours != "embed.[pos_prefix|pos]" or "not known" not in fault.text:
@@ -329,7 +334,7 @@ def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy]) -> list[Fin
         findings.append(Finding("conflict", sources, f"several tensors claim {target}", "remove one of them", True))
     hidden = {n for names in run.partial.values() for n in names}
     findings += [
-        f for f in conform.check(canonical, lambda name: _spell(match, name)) if not (f.kind == "missing" and run.faults and not f.names)
+        f for f in conform.check(canonical, lambda name: _spell(match, name), (), source) if not (f.kind == "missing" and run.faults and not f.names)
     ]
     inside = match.in_blocks
     if inside:
@@ -378,6 +383,16 @@ def _doubts(
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
         findings.append(Finding("shape", (), cause, "heads=…", True))
+    if spec.patch[0] != spec.patch[1]:
+        cause = f"the patch is not square: {spec.patch[0]} × {spec.patch[1]} pixels (height × width)"
+        findings.append(Finding("note", canonical["embed.patch.weight"].origin, cause))
+    unfit = [n for n in canonical if ".rel_mlp." in n or n.startswith("embed.rel_mlp")]
+    if unfit:
+        cause = "relative positions that an MLP computes (timm's RelPosMlp); the reference ViT has none"
+        findings.append(Finding("unexplained", fold(unfit), cause, "use timm for this model", True))
+    if spec.ffn == "parallel_scaling":
+        cause = "attention and MLP stand side by side behind one norm; the reference ViT has no such block"
+        findings.append(Finding("unexplained", (), cause, "use timm for this model", True))
     if spec.condition:
         cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"
         findings.append(Finding("condition", (), cause))

@@ -55,7 +55,7 @@ def text(report: Report, style: Style = PLAIN) -> str:
     parts = [_head(report, style)]
     if report.spec is not None:
         parts.append(_facts(report.spec, style))
-    parts.append(_findings(report, style))
+    parts.append(findings(report, style))
     if report.ok:
         parts.append(_constructors(report, style))
     return "\n\n".join(part for part in parts if part)
@@ -96,23 +96,33 @@ def sentence(spec: Spec) -> str:
     Example:
         >>> from anyvit.spec import Spec
         >>> sentence(Spec(image_size=224))
-        'a Vision Transformer: 12 blocks of 768 channels, 12 heads, patches of 16 × 16 in 224 × 224 pixels'
+        'a Vision Transformer: 12 blocks of 768 channels, 12 heads, patch 16 × 16, 224 × 224 pixels'
     """
-    (p, q), size = spec.patch, spec.image_size
-    height, width = (size, size) if isinstance(size, int) else size or (None, None)
-    pixels = f" in {height} × {width} pixels" if height else ""
-    heads = f"{spec.num_heads} head" + ("s" if spec.num_heads != 1 else "")
-    return (
-        f"a Vision Transformer: {spec.depth} block{'s' if spec.depth != 1 else ''} of {spec.embed_dim} channels, {heads}, "
-        f"patches of {p} × {q}{pixels}"
-    )
+    plural = "s" if spec.depth != 1 else ""
+    parts = [f"{spec.depth} block{plural} of {spec.embed_dim} channels"]
+    parts.append(f"{spec.num_heads} head" + ("s" if spec.num_heads != 1 else ""))
+    parts.append(f"patch {by(spec.patch_size)}")
+    if spec.image_size:
+        parts.append(f"{by(spec.image_size)} pixels")
+    return "a Vision Transformer: " + ", ".join(parts)
+
+
+def by(size: int | tuple[int, int]) -> str:
+    """Height and width.
+
+    Example:
+        >>> by(14), by((224, 192))
+        ('14 × 14', '224 × 192')
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"{height} × {width}"
 
 
 def _roles(report: Report) -> str:
     parts = []
     for role, (have, of) in sorted(report.coverage.items(), key=lambda item: -item[1][1]):
         parts.append(f"{role} {number(have)}" + ("" if have == of else f" of {number(of)}"))
-    return ": " + ", ".join(parts) if len(parts) > 1 else ""
+    return (": " + ", ".join(parts)).replace(" k", f"{FIXED}k").replace(" M", f"{FIXED}M") if len(parts) > 1 else ""
 
 
 ROWS = (
@@ -197,7 +207,8 @@ def plain(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _findings(report: Report, style: Style) -> str:
+def findings(report: Report, style: Style = PLAIN) -> str:
+    """What to know, each with its remedy; facts that the table marks as assumed share one line."""
     shown = set(ROWS) if report.spec is not None else set()
     doubts = [f for f in report.findings if f.kind == "assumed" and not f.fatal and f.names and set(f.names) <= shown]
     lines = []
@@ -205,18 +216,18 @@ def _findings(report: Report, style: Style) -> str:
         if finding in doubts:
             continue
         mark = style.bad("✗") if finding.fatal else "·"
-        names = listing(finding.names, 300 if finding.fatal else style.width)
+        names = listing(finding.names, 300 if finding.fatal else 60)
         text = f"{finding.kind}: {finding.cause}" + (f" [{names}]" if names else "")
         lines += _item(text, finding.remedy, mark, style)
-    if doubts and report.ok:
-        lines += _assumed(doubts, style)
+    if doubts and report.spec is not None and report.ok:
+        lines += _assumed(doubts, report.spec, style)
     return "\n".join([style.strong("To know"), *lines]) if lines else ""
 
 
-def _assumed(doubts: Iterable[Finding], style: Style) -> list[str]:
+def _assumed(doubts: Iterable[Finding], spec: Spec, style: Style) -> list[str]:
     """Facts that are marked as assumed in the table, in one line, so that their sources stand once."""
     doubts = list(doubts)
-    names = ", ".join(name for finding in doubts for name in finding.names)
+    names = ", ".join(f"{name} {plain(getattr(spec, name))}" for finding in doubts for name in finding.names)
     remedies = list(dict.fromkeys(f.remedy for f in doubts if f.remedy))
     remedy = f"{', '.join(remedies)} where it is otherwise" if remedies else None
     return _item(f"assumed: {names}; nothing in the file says it", remedy, style.doubt("·"), style)
@@ -254,12 +265,18 @@ def _chosen(report: Report) -> list[str]:
     return [name for name in report.constructors if name in names[:LINES]]
 
 
+FIXED = "\u00a0"
+"""A space that is not wrapped at; lines bear a plain one."""
+
+
 def _hang(text: str, start: str, style: Style, indent: int | None = None) -> list[str]:
     """Text wrapped at the style's width behind its label."""
-    return textwrap.wrap(
-        text, max(style.width, 40), initial_indent=start, subsequent_indent=" " * (len(start) if indent is None else indent),
-        break_long_words=False, break_on_hyphens=False,
-    ) or [start.rstrip()]  # fmt: skip
+    after = " " * (len(start) if indent is None else indent)
+    lines = textwrap.wrap(
+        text, max(style.width, 40), initial_indent=start, subsequent_indent=after, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return [line.replace(FIXED, " ") for line in lines] or [start.rstrip()]
 
 
 def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:

@@ -65,7 +65,7 @@ def test_a_name_that_the_tensors_contradict_is_not_believed() -> None:
 
 CALL = (
     "AsymmetricCroCo3DStereo(pos_embed='RoPE100', patch_embed_cls='PatchEmbedDust3R', img_size=(512, 512), "
-    "head_type='dpt', depth_mode=('exp', -inf, inf), enc_embed_dim=1024, enc_depth=24, enc_num_heads=16, dec_embed_dim=768)"
+    "head_type='dpt', depth_mode=('exp', -inf, inf), enc_embed_dim=1024, enc_depth=24, enc_num_heads=16, dec=768)"
 )
 
 

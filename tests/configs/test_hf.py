@@ -42,6 +42,7 @@ def test_model_classes_exist(kind: str) -> None:
         assert not name or hasattr(transformers, name)
 
 
+POSITIONS = ["learned", "sincos", "relpos", "relpos_shared", "none", "sincos_unstored", "learned+relpos_decomposed"]
 SPECS = st.builds(
     lambda heads, channels, **rest: Spec(num_heads=heads, embed_dim=heads * channels, **rest),
     heads=st.integers(1, 25),
@@ -62,7 +63,7 @@ SPECS = st.builds(
     layer_scale=st.booleans(),
     num_registers=st.integers(0, 8),
     rope=st.sampled_from([None, Rope(100.0, coords="normalized", span="head"), Rope(50.0, layout="interleaved")]),
-    pos_embed=st.sampled_from(["learned", "sincos", "relpos", "relpos_shared", "none", "sincos_unstored", "learned+relpos_decomposed"]),
+    pos_embed=st.sampled_from(POSITIONS),
     window=st.sampled_from([None, 7, 14]),
     global_blocks=st.sampled_from([(), (2, 5)]),
     neck_dim=st.sampled_from([None, 256]),

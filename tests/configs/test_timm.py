@@ -89,7 +89,7 @@ def spec_size(size: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize("case", sorted(MODELS))
 def test_create_model_opens_what_is_written(case: str, tmp_path: Any) -> None:
-    """timm's export → facts → Spec → our config beside the same weights → the same names, shapes and outputs in timm."""
+    """timm's export → facts → Spec → our config beside the same weights → the same tensors and outputs in timm."""
     import timm
     import torch
     from safetensors.torch import save_file
@@ -253,3 +253,14 @@ def test_gated_words_are_one_thing() -> None:
         spec = Spec(ffn=word, act="silu", pos_prefix=1, image_size=224)
         assert not configs.write(spec, "timm-glu").unsaid
         assert "ffn" in configs.write(spec, "timm").unsaid
+
+
+def test_names_that_timm_loads_otherwise_are_not_chosen() -> None:
+    """timm loads siglip names without their pool non-strictly, and resizes flexi and radio names bilinearly."""
+    so400m = Spec(embed_dim=1152, depth=27, num_heads=16, mlp_dim=4304, patch_size=14, image_size=384)
+    so400m = replace(so400m, num_cls=0, pool="avg")
+    radio = Spec(embed_dim=1280, depth=32, num_heads=16, mlp_dim=5120, image_size=512, num_registers=9, final_norm=None)
+    flexi = Spec(embed_dim=384, num_heads=6, mlp_dim=1536, image_size=240, num_cls=1, pos_prefix=0)
+    for spec in (so400m, radio, flexi):
+        name = configs.write(spec, "timm").files["config.json"]["architecture"]
+        assert not any(word in name for word in ("siglip", "radio", "flexi")), name

@@ -99,8 +99,9 @@ def test_meta_tensors_have_a_shape_but_no_values() -> None:
 def test_only_the_very_same_storage_is_a_tie() -> None:
     w, n = torch.randn(4, 4), np.random.default_rng(0).normal(size=(4, 4))
     state = {
-        "w": w, "again": w.view(4, 4), "turned": w.t(), "half": w[:2], "flat": w.view(16), "copy": w.clone(),
-        "n": n, "n2": n[:], "n3": n.T, "empty": torch.zeros(0), "empty2": torch.zeros(0), "n4": n[:0], "n5": n[0:0],
+        "w": w, "again": w.view(4, 4), "turned": w.t(), "half": w[:2], "other": w[2:], "flat": w.view(16),
+        "copy": w.clone(), "n": n, "n2": n[:], "n3": n.T, "empty": torch.zeros(0), "empty2": torch.zeros(0),
+        "n4": n[:0], "n5": n[0:0],
     }  # fmt: skip
     assert memory.read(state).aliases == {"again": "w", "n2": "n"}
 

@@ -143,6 +143,7 @@ def test_tied_tensors_that_the_reference_dropped_come_back(tmp_path: Path) -> No
         ({"a": one(shape=(1,) * 65, offsets=(0, 4))}, 4, "describes a tensor wrongly"),
         ({"a": one(shape="2")}, 8, "describes a tensor wrongly"),
         ({"a": one(offsets=(0, 8, 9))}, 8, "describes a tensor wrongly"),
+        ({"a": {**one(), "more": 1}}, 8, "describes a tensor wrongly"),
         ({"a": 3}, 0, "describes a tensor wrongly"),
         ({"a": one(dtype="F31")}, 8, "not known: a"),
         ({"a": one(dtype=["F32"])}, 8, "not known: a"),

@@ -58,8 +58,8 @@ def read(extras: Mapping[str, Any]) -> Given:
     args = plain(extras.get("args"))
     args = args if isinstance(args, Mapping) else {}
     given = Given()
-    for found in (_name(extras, args), _sizes(args), _radio(args), _croco(plain(extras.get("croco_kwargs")), "croco_kwargs"),
-                  _dust3r(args)):  # fmt: skip
+    croco = _croco(plain(extras.get("croco_kwargs")), "croco_kwargs")
+    for found in (_name(extras, args), _sizes(args), _radio(args), croco, _dust3r(args)):
         given = given.under(found)
     return given
 

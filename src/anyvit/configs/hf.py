@@ -26,7 +26,9 @@ Source: transformers models/*/configuration_*.py, defaults of vision_config.
 DIALECTS = {
     "hf-vit": "vit", "hf-deit": "deit", "hf-vit-mae": "vit_mae", "hf-vit-msn": "vit_msn", "hf-ijepa": "ijepa",
     "hf-dinov2": "dinov2", "hf-dinov2-with-registers": "dinov2_with_registers", "hf-dinov3": "dinov3_vit",
-    "hf-beit": "beit", "hf-data2vec-vision": "data2vec-vision", "hf-clip": "clip_vision_model", "hf-siglip": "siglip_vision_model", "hf-siglip2": "siglip2_vision_model",
+    "hf-beit": "beit", "hf-data2vec-vision": "data2vec-vision",
+    "hf-clip": "clip_vision_model", "hf-siglip": "siglip_vision_model",
+    "hf-siglip2": "siglip2_vision_model",
     "hf-aimv2": "aimv2_vision_model", "hf-sam": "sam_vision_model", "hf-internvl": "internvl_vision",
     "internvit": "intern_vit_6b",
 }  # fmt: skip

@@ -59,7 +59,8 @@ class HFType:
 
 BASE = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
-    "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224, "patch_size": 16, "num_channels": 3, "qkv_bias": True,
+    "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224, "patch_size": 16, "num_channels": 3,
+    "qkv_bias": True,
 }  # fmt: skip
 
 
@@ -159,7 +160,8 @@ TYPES: dict[str, HFType] = {
     "internvl_vision": HFType(
         "InternVLVisionConfig", intern("attention_bias", "use_qk_norm"),
         _without(VISION_DEFAULTS, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
-                 intermediate_size=4096, image_size=(448, 448), patch_size=(14, 14), norm_type="layer_norm", attention_bias=False,
+                 intermediate_size=4096, image_size=(448, 448), patch_size=(14, 14), norm_type="layer_norm",
+                 attention_bias=False,
                  use_qk_norm=False, use_mean_pooling=True),
         {**INTERN_ALWAYS, "final_norm": (None, "norm")}, "InternVLVisionModel"),
     "intern_vit_6b": HFType(

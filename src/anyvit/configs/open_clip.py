@@ -1,6 +1,7 @@
 """open_clip_config.json: the image tower's part of it.
 
-Source: mlfoundations/open_clip v3.3.0 src/open_clip/model.py CLIPVisionCfg, _build_vision_tower; transform.py PreprocessCfg.
+Source: mlfoundations/open_clip v3.3.0 src/open_clip/model.py CLIPVisionCfg, _build_vision_tower;
+src/open_clip/transform.py PreprocessCfg.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ ROWS = (
     Row("quick_gelu", "act", Values(_read_act, _write_act)),
     Row("act_kwargs", "act", written_only(_write_act_kwargs)),
     Row("norm_kwargs", "eps", Values(_read_eps, _write_eps)),
-    Row("no_ln_pre", "pre_norm", Values(lambda value, config: not BOOL.read(value, config), lambda value, _: not value)),
+    Row("no_ln_pre", "pre_norm", choice("switch", {False: True, True: False})),
     Row("pool_type", "pool", choice("pool", {"tok": "cls", "avg": "avg", "none": "none"})),
     Row("final_ln_after_pool", "final_norm", choice("place of the final norm", {False: "norm", True: "fc_norm"})),
     Row("pos_embed_type", "pos_embed", choice("position", {"learnable": "learned", "sin_cos_2d": "sincos"})),
@@ -106,7 +107,8 @@ DEFAULTS = {
 OUTER = ("quick_gelu", "embed_dim")
 """Keys of model_cfg; the others stand in its vision_cfg."""
 ALWAYS: dict[str, tuple[Any, ...]] = {
-    "in_chans": (3,), "norm": ("layernorm",), "ffn": ("mlp",), "patch_bias": (False,), "qkv_bias": (True,), "rope": (None,),
+    "in_chans": (3,), "norm": ("layernorm",), "ffn": ("mlp",), "patch_bias": (False,), "qkv_bias": (True,),
+    "rope": (None,),
     "num_cls": (1,), "num_registers": (0,), "dist_token": (False,), "block_norm": ("pre",), "qk_norm": (False,),
     "window": (None,), "condition": (None,), "projection": ("linear",),
 }  # fmt: skip
@@ -116,7 +118,8 @@ def read(config: Any, source: str = "open_clip_config.json") -> Given:
     """What open_clip_config.json says of the image tower, timm's towers included.
 
     Example:
-        >>> given = read({"model_cfg": {"embed_dim": 512, "quick_gelu": True, "vision_cfg": {"layers": 12, "width": 768}}})
+        >>> model = {"embed_dim": 512, "quick_gelu": True, "vision_cfg": {"layers": 12, "width": 768}}
+        >>> given = read({"model_cfg": model})
         >>> given.facts["num_heads"].value, given.facts["act"].value
         (12, 'quick_gelu')
     """
@@ -150,20 +153,26 @@ def _attentional(vision: Mapping[str, Any], source: str) -> dict[str, Fact]:
 
 
 def _timm(model: Mapping[str, Any], vision: Mapping[str, Any], source: str) -> Given:
-    """A tower that timm builds: the registered name, then pool and projection. Source: open_clip timm_model.py TimmModel."""
-    name = vision["timm_model_name"]
-    args: dict[str, Any] = {"num_classes": 0}
+    """A tower that timm builds: the registered name, then pool and projection.
+
+    Source: mlfoundations/open_clip v3.3.0 src/open_clip/timm_model.py TimmModel.
+    """
+    name, kind = vision["timm_model_name"], vision.get("timm_proj", "linear")
+    args: dict[str, Any] = {}
     if vision.get("image_size") is not None:
         args["img_size"] = vision["image_size"]
-    if vision.get("timm_pool") in ("map", "avg", "token"):
+    pool = {"map": "map", "avg": "avg", "token": "cls"}.get(str(vision.get("timm_pool", "avg")))
+    if kind not in ("linear", "mlp") and pool:
         args["global_pool"] = vision["timm_pool"]
     given = timm.of_name(name, args, f"{source}: vision_cfg")
     if not given.facts:
         return Given(notes=(f"{source}: timm's {brief(name)} is no Vision Transformer known here",))
-    facts = {field: fact for field, fact in given.facts.items() if field != "num_classes"}
-    kind = vision.get("timm_proj", "linear")
-    if kind in ("linear", "mlp") and isinstance(model.get("embed_dim"), int):
-        facts["projection"] = Fact(kind, "given", f"{source}: timm_proj")
+    facts = dict(given.facts)
+    if pool:
+        # With a projection of open_clip's the pool is changed after the model was made: its norms stay.
+        facts["pool"] = Fact(pool, "given", f"{source}: timm_pool")
+    if kind != "none" and isinstance(model.get("embed_dim"), int):
+        facts["projection"] = Fact("mlp" if kind == "mlp" else "linear", "given", f"{source}: timm_proj")
         facts["projection_dim"] = Fact(model["embed_dim"], "given", f"{source}: embed_dim")
     return Given(facts, given.notes)
 

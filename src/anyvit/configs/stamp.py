@@ -36,7 +36,7 @@ def _plain(value: Any) -> Any:
 
 
 def provenance(spec: Spec, match: Any, checkpoint: Checkpoint, dialect: Any) -> dict[str, str]:
-    """Metadata of a written file: the Spec, and from what to what; no clock, path or random id, so that it is the same again.
+    """Metadata of a written file: the Spec, and from what to what; no clock, path or random id.
 
     Arguments:
         spec: the architecture that is written.

@@ -1,4 +1,4 @@
-"""timm's hub config.json: read, and written so that `timm.create_model("local-dir:OUT", pretrained=True)` opens the folder."""
+"""timm's hub config.json, written so that `timm.create_model("local-dir:OUT", pretrained=True)` opens the folder."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def of_name(name: str, args: Mapping[str, Any], source: str) -> Given:
 
 
 def _pretrained_args(config: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that timm takes from the config's other keys. Source: timm/models/_builder.py _update_default_model_kwargs."""
+    """Arguments that timm takes from the config's other keys.
+
+    Source: huggingface/pytorch-image-models v1.0.31 timm/models/_builder.py _update_default_model_kwargs.
+    """
     args: dict[str, Any] = {}
     try:
         size = pretrained.get("input_size")
@@ -163,7 +166,7 @@ def _pool(spec: Spec, form: Form, names: Collection[str], unsaid: dict[str, str]
 
 
 def nearest(form: Form, wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """The registered name that needs the fewest other arguments, these arguments, and what its callables have otherwise.
+    """The registered name that needs the fewest other arguments, these, and what its callables have otherwise.
 
     Arguments:
         form: the class.
@@ -194,8 +197,10 @@ def nearest(form: Form, wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any],
     return best[1], _readable(best[2]), best[3]
 
 
-HARMLESS = ("num_classes", "img_size", "use_rope", "use_abs_pos", "use_rel_pos", "rel_pos_type", "rel_pos_dim", "head_hidden_size",
-            "shared_rel_pos", "attn_type", "attn_pool_num_heads", "attn_pool_mlp_ratio", *ROPE_KEYS)  # fmt: skip
+HARMLESS = (
+    "num_classes", "img_size", "use_rope", "use_abs_pos", "use_rel_pos", "rel_pos_type", "rel_pos_dim",
+    "shared_rel_pos", "head_hidden_size", "attn_type", "attn_pool_num_heads", "attn_pool_mlp_ratio", *ROPE_KEYS,
+)  # fmt: skip
 """Arguments that are given elsewhere, that the class's names settle, or that do nothing where nobody asks for them."""
 CLASS_FIELDS = {"mlp_layer": "ffn", "block_fn": "block_norm", "attn_layer": "qk_norm", "embed_norm_layer": "patch_norm"}
 NORM_SWITCHES = ("fc_norm", "use_fc_norm", "use_post_transformer_norm")

@@ -97,8 +97,8 @@ FFN = choice("MLP", {"Mlp": "mlp", "SwiGLUPacked": "glu_fused", "SwiGLU": "swigl
 
 ACT = choice(
     "activation",
-    {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "silu": "silu", "swish": "silu", "GELU": "gelu",
-     "SiLU": "silu"},
+    {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "silu": "silu", "swish": "silu",
+     "GELU": "gelu", "SiLU": "silu"},
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Constructor arguments of timm's Eva, Beit, VisionTransformerSAM and VisionTransformerRelPos as tables.
 
-Source: huggingface/pytorch-image-models v1.0.31 timm/models/{eva,beit,vision_transformer_sam,vision_transformer_relpos}.py.
+Source: huggingface/pytorch-image-models v1.0.31
+timm/models/{eva,beit,vision_transformer_sam,vision_transformer_relpos}.py.
 """
 
 from __future__ import annotations

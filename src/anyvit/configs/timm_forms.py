@@ -71,7 +71,7 @@ FORMS: dict[str, Form] = {
     "timm-eva-apart-swiglu": _eva(GATE, qkv_fused=False, swiglu_align_to=1),
     "timm-eva-apart-glu": _eva({**GATE, "qkv_bias": (True, "qv", False)}, qkv_fused=False),
     "timm-beit": Form("Beit", BEIT, {}, BEIT_ALWAYS),
-    "timm-sam": Form("VisionTransformerSAM", SAM, {}, {**ALWAYS, "num_cls": (0,), "neck_dim": (None, *range(1, 2**16))}),
+    "timm-sam": Form("VisionTransformerSAM", SAM, {}, {**ALWAYS, "num_cls": (0,)}),
     "timm-relpos": Form("VisionTransformerRelPos", RELPOS, {}, ALWAYS),
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _FIXED_DATE = 0x21  # 1980-01-01, the earliest day that a zip can say: no clock in the bytes
 _UTF8, _ENCRYPTED = 0x800, 0x1
-_BIG = 0xFFFFFFFF
+_BIG, _MANY = 0xFFFFFFFF, 0xFFFF
 
 
 class Member(NamedTuple):
@@ -204,11 +204,11 @@ class Writer:
         for part in self._central:
             self._write(part)
         size = self._position - start
-        if count >= 0xFFFF or start >= _BIG or size >= _BIG:
+        if count >= _MANY or start >= _BIG or size >= _BIG:
             end = self._position
             self._write(_END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start))
             self._write(_LOCATOR.pack(b"PK\6\7", 0, end, 1))
-        small = min(count, 0xFFFF)
+        small = min(count, _MANY)
         self._write(_END.pack(b"PK\5\6", 0, 0, small, small, min(size, _BIG), min(start, _BIG), 0))
 
     def _write(self, part: bytes | memoryview) -> None:

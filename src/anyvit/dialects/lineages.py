@@ -6,7 +6,7 @@ hold; the last lineage of a dialect has no signs.
 
 Signs: `has R` a full name of the file matches the regular expression R; `lacks R` none does; `under R`, `bare R` the same
 for names below the prefix; `prefix R`; `file R` the file's name; `canon N` / `no N` a canonical name is present / absent
-(blocks by block 0); `container C`; `width N` embed_dim is N.
+(blocks by block 0); `container C`; `width N` embed_dim is N; `stores N T …` canonical N is stored as element type T.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ CLIP = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
+
+OPENAI = {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP}
+OPEN_CLIP = {"eps": 1e-5, "act": "gelu", "resample": "open_clip", **CLIP}
 
 EVA_ROPE = Rope(layout="interleaved", coords="scaled", reference=16)
 EVA_MIM_ROPE = Rope(layout="interleaved", coords="index")
@@ -75,7 +78,7 @@ class Scene:
 
     names: Collection[str]
     prefix: str
-    canon: Collection[str]
+    canon: Mapping[str, Any]
     container: str
     file: str
     width: int
@@ -84,7 +87,7 @@ class Scene:
         """Whether a sign holds.
 
         Example:
-            >>> Scene(["a.mask_token"], "a.", ["embed.cls"], "torch", "x.pth", 384).holds("under mask_token")
+            >>> Scene(["a.mask_token"], "a.", {"embed.cls": None}, "torch", "x.pth", 384).holds("under mask_token")
             True
         """
         kind, _, what = sign.partition(" ")
@@ -101,6 +104,9 @@ class Scene:
             return bool(re.search(what, self.file, re.IGNORECASE))
         if kind == "width":
             return self.width == int(what)
+        if kind == "stores":
+            pairs = zip(*[iter(what.split())] * 2, strict=True)
+            return all(name in self.canon and self.canon[name].dtype == dtype for name, dtype in pairs)
         if kind == "container":
             return self.container in what.split("|")
         raise ValueError(f"no such sign: {sign}")
@@ -133,12 +139,27 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
     Lineage(
+        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_prefix": True, **HALF},
+        "timm/models/eva.py vit_pe_core_*", ("canon embed.norm.weight", "canon pool.query"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
+        "timm/models/eva.py vit_*_rope_ape_*",
+        ("container safetensors", "under blocks\\.0\\.gamma_1", "canon blocks.{i}.attn.k.bias", "no embed.reg"),
+    ),
+    Lineage(
         "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
         "timm/models/eva.py vit_*_rope_*", ("no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
     ),
     Lineage(
         "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
-        "open_clip model_configs EVA0*: timm's eva trunks", ("prefix visual\\.trunk",), heads=WIDE,
+        "open_clip model_configs EVA0*: timm's eva trunks", ("prefix visual\\.trunk", "no blocks.{i}.attn.k.bias"),
+        heads=WIDE,
+    ),
+    Lineage(
+        "pe", ("open_clip-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_heads": 8, **HALF},
+        "open_clip model_configs PE-Core-*: timm's vit_pe trunks", ("canon embed.norm.weight", "canon pool.query"),
+        heads=GIANT,
     ),
     Lineage(
         "timm-eva", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
@@ -224,6 +245,15 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
         "timm/models/vision_transformer.py *_siglip_gap_*: 16 heads at width 1536", ("no embed.cls", "width 1536"),
         heads=GIANT,
+    ),
+    Lineage(
+        "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
+        "timm/models/vision_transformer.py *_siglip_gap_*", ("no embed.cls", "width 1152"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-beit3", ("timm",), {"eps": 1e-5, "act": "gelu", "resample": "timm", **HALF},
+        "timm/models/vision_transformer.py beit3_*: norm_layer eps 1e-5, norms inside attention and MLP",
+        ("canon blocks.{i}.attn.norm.weight", "canon blocks.{i}.mlp.norm.weight"), heads=WIDE,
     ),
     Lineage(
         "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
@@ -321,30 +351,31 @@ LINEAGES: tuple[Lineage, ...] = (
         "transformers Aimv2VisionConfig: rms_norm_eps=1e-5, 128 channels a head", head_dim=128,
     ),
     Lineage(
-        "hf-sam", ("hf-sam", "hf-sam-memory"), {"eps": 1e-6, **IMAGENET},
+        "hf-sam", ("hf-sam",), {"eps": 1e-6, "pool": "none", **IMAGENET},
         "transformers SamVisionConfig: layer_norm_eps=1e-6",
     ),
-    Lineage(
-        "openai-clip", ("openai-clip",), {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP},
-        "openai/CLIP clip/model.py: QuickGELU, nn.LayerNorm default eps 1e-5, width // 64 heads",
-        ("container torchscript",),
+    *(
+        Lineage(
+            "openai-clip", ("openai-clip",), OPENAI,
+            "openai/CLIP clip/model.py: QuickGELU, nn.LayerNorm default eps 1e-5, width // 64 heads", (sign,),
+        )
+        for sign in ("container torchscript", "has input_resolution$", "stores norm.weight float32 embed.patch.weight float16")
+    ),
+    *(
+        Lineage(
+            "open_clip", ("open_clip",), OPEN_CLIP,
+            "open_clip/model.py CLIPVisionCfg: GELU unless quick_gelu, LayerNorm eps 1e-5", (sign,), heads=WIDE,
+        )
+        for sign in ("container safetensors", "file open_?clip|laion|epoch|datacomp|metaclip", "prefix (^|\\.)state_dict\\.",
+                     "canon blocks.{i}.ls1", "canon pool.query", "width 1280", "width 1408", "width 1664")
     ),
     Lineage(
-        "openai-clip", ("openai-clip",), {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP},
-        "openai/CLIP clip/model.py: QuickGELU; input_resolution is written by OpenAI's archives only",
-        ("has input_resolution$",),
+        "openai-clip", ("openai-clip",), OPENAI,
+        "openai/CLIP clip/model.py: QuickGELU; open_clip's models with GELU have the same names (dialect=\"open_clip\")",
     ),
     Lineage(
-        "openai-clip", ("openai-clip",), {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP},
-        "openai/CLIP clip/model.py, by the file's name", ("file ^(RN|ViT-[BL]-(16|32|14))",),
-    ),
-    Lineage(
-        "open_clip", ("open_clip", "openai-clip"), {"eps": 1e-5, "act": "gelu", "resample": "open_clip", **CLIP},
+        "open_clip", ("open_clip",), OPEN_CLIP,
         "open_clip/model.py CLIPVisionCfg: GELU unless quick_gelu, LayerNorm eps 1e-5", heads=WIDE,
-    ),
-    Lineage(
-        "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
-        "open_clip model_configs EVA0*: timm's eva trunks", heads=WIDE,
     ),
     Lineage(
         "open_clip", ("open_clip-timm",), {"eps": 1e-6, "act": "gelu", "resample": "timm", **CLIP},
@@ -409,7 +440,7 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm/models/beit.py",
     ),
     Lineage(
-        "aimv2", ("aimv2",), {"eps": 1e-5, "act": "silu", "resample": "none", **CLIP},
+        "aimv2", ("aimv2",), {"eps": 1e-5, "act": "silu", "resample": "none", "pool": "none", **CLIP},
         "ml-aim aim-v2/aim/v2/torch: RMSNorm 1e-5, SwiGLU, 128 channels a head", head_dim=128,
     ),
     Lineage(
@@ -421,8 +452,12 @@ LINEAGES: tuple[Lineage, ...] = (
         "NVlabs/RADIO radio/vit_patch_generator.py, hubconf.py", heads=WIDE,
     ),
     Lineage(
-        "sam", ("sam", "timm-sam"), {"eps": 1e-6, "act": "gelu", "resample": "none", **IMAGENET},
+        "sam", ("sam",), {"eps": 1e-6, "act": "gelu", "resample": "none", "pool": "none", **IMAGENET},
         "segment_anything/modeling/image_encoder.py, build_sam.py (eps=1e-6)",
+    ),
+    Lineage(
+        "timm-sam", ("timm-sam",), {"eps": 1e-5, "act": "gelu", "resample": "timm", **IMAGENET},
+        "timm/models/vision_transformer_sam.py: nn.LayerNorm with its default eps 1e-5",
     ),
     Lineage(
         "torchvision", ("torchvision",), {"eps": 1e-6, "act": "gelu", "resample": "torchvision", **IMAGENET},
@@ -477,7 +512,7 @@ def prefer(rivals: Sequence[str], scene: Scene) -> str:
     """The dialect of equally good ones that the lineage table names first; the first one where it names none.
 
     Example:
-        >>> prefer(["timm", "dinov2"], Scene(["mask_token"], "", [], "torch", "", 384))
+        >>> prefer(["timm", "dinov2"], Scene(["mask_token"], "", {}, "torch", "", 384))
         'dinov2'
     """
     spellings = {name: family(name) for name in rivals}

@@ -1,0 +1,56 @@
+"""What the checks of trained weights cost: heads on the sampled blocks of a ViT, order and transposes of all blocks.
+
+Example: python benchmarks/evidence_cost.py --width 1024 --depth 24
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from anyvit.evidence import Attention, heads, sample
+from anyvit.evidence_layout import order, transposed
+from anyvit.evidence_tables import positions
+
+
+def best(call: Callable[[], object], rounds: int) -> float:
+    """Shortest of several runs, in milliseconds."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times)
+
+
+def blocks(width: int, count: int, head: int = 64) -> list[Attention]:
+    """Random blocks whose heads have scales of their own and whose norms are balanced."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(count):
+        q, k, v, out = rng.normal(0, 0.02, (4, width, width)).astype("float32")
+        a, b = (np.exp(rng.normal(0, 0.3, width // head).repeat(head) + rng.normal(0, 0.1, width)) for _ in range(2))
+        found.append(Attention(q * a[:, None], k * a[:, None], v * b[:, None], np.ascontiguousarray(out * b)))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--depth", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    picked = sample(args.depth, args.width)
+    model = blocks(args.width, len(picked))
+    table = np.random.default_rng(1).normal(size=(1370, args.width)).astype("float32")
+    print(heads(model).text)
+    print(f"heads, blocks {picked}: {best(lambda: heads(model), args.rounds):.1f} ms")
+    print(f"order, {len(model)} blocks: {best(lambda: order(model), args.rounds):.1f} ms")
+    print(f"transposed, {len(model)} blocks: {best(lambda: transposed(model), args.rounds):.1f} ms")
+    print(f"positions, 1370 rows: {best(lambda: positions(table), args.rounds):.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

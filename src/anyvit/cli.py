@@ -1,0 +1,370 @@
+"""The command line: the verbs of the package, each with `--json`.
+
+Exit codes: 0 all is well, 1 the answer is no (a file that cannot be loaded, outputs that differ, an error), 2 the command
+itself is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from anyvit.errors import AnyvitError
+
+if TYPE_CHECKING:
+    from anyvit.model import Features, ViT
+    from anyvit.report import Report
+    from anyvit.rules import Dialect
+    from anyvit.show import Style
+
+Answer = tuple[bool, Callable[[], str], dict[str, Any]]
+"""Whether all is well, the text for a person (made only when it is printed), the data for a program."""
+
+WIDEST = 110
+"""Columns that text fills at most, however wide the terminal is."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Arguments:
+        argv: the words behind `anyvit`; None for those of the process.
+
+    Example:
+        >>> main(["dialects", "no-such-dialect", "--json"])  # doctest: +ELLIPSIS
+        {"ok": false, "error": "no dialect is called 'no-such-dialect'...
+        1
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser("--json" in words).parse_args(words)
+    try:
+        ok, text, data = args.run(args)
+        print(json.dumps(data, default=str) if args.json else text(), flush=True)
+        return 0 if ok else 1
+    except AnyvitError as error:
+        return _refuse(str(error), type(error).__name__, args.json)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has left; a second failure while the interpreter flushes would print a warning.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _refuse(text: str, kind: str, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"ok": False, "error": text, "kind": kind}), flush=True)
+    else:
+        print(f"anyvit: {text}", file=sys.stderr)
+    return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is JSON too where JSON was asked for."""
+
+    as_json = False
+
+    def error(self, message: str) -> NoReturn:
+        if self.as_json:
+            print(json.dumps({"ok": False, "error": message, "kind": "usage"}), flush=True)
+            raise SystemExit(2)
+        super().error(message)
+
+
+def parser(as_json: bool = False) -> argparse.ArgumentParser:
+    """The commands and their options.
+
+    Arguments:
+        as_json: whether a wrong command is answered as JSON.
+    """
+    from anyvit import __version__
+
+    kind = type("Parser", (_Parser,), {"as_json": as_json})
+    top = kind(prog="anyvit", description="Any Vision Transformer checkpoint into any model: proven right, or why not.")
+    top.add_argument("--version", action="version", version=f"anyvit {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=kind)
+
+    def command(name: str, run: Callable[[argparse.Namespace], Answer], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="one JSON object on stdout, errors too")
+        return made
+
+    one = command("inspect", _inspect, "Say what a file is, from its header alone.")
+    one.add_argument("file", metavar="FILE", help="a checkpoint, or the folder of one")
+    one.add_argument("--deep", action="store_true", help="read the values of a few blocks too, and let them speak")
+    one.add_argument("--weights", metavar="W", help="the weight set to look at: teacher, student, ema, …")
+    one.add_argument("--check", action="store_true", help="read every byte and compare the container's checksums")
+
+    one = command("load", _load, "Load a file, run one random picture through it, print the report and all shapes.")
+    one.add_argument("file", metavar="FILE")
+    _reading_options(one)
+    one.add_argument("--dtype", metavar="TYPE", help="compute in float32 (default), bfloat16, float16, …")
+    one.add_argument("--device", metavar="D", help="cpu, cuda, …")
+
+    one = command("convert", _convert, "Write a file in another ecosystem's names, layout, container and config.")
+    one.add_argument("file", metavar="SRC")
+    one.add_argument("out", metavar="OUT", help="a file (.safetensors, .npz, .pth) or, without suffix, a folder")
+    one.add_argument("--to", metavar="DIALECT", required=True, help="what to write; `anyvit dialects` lists them")
+    _reading_options(one)
+    one.add_argument("--dtype", metavar="TYPE", help="store float32, float16, bfloat16, …; the file's by default")
+    one.add_argument("--shard-size", type=byte_count, metavar="SIZE", help="bytes of a shard of a folder, as in 2GB")
+    one.add_argument("--chunks", type=int, metavar="N", help="block chunks, for --to dinov2-chunked")
+    one.add_argument("--durable", action="store_true", help="flush to the disk before the file takes its place")
+
+    one = command("verify", _verify, "Compare what two files compute, layer by layer.")
+    one.add_argument("a", metavar="A")
+    one.add_argument("b", metavar="B")
+    one.add_argument("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures")
+
+    one = command("dialects", _dialects, "List the dialects, or show the table of one.")
+    one.add_argument("name", nargs="?", metavar="NAME")
+    one.add_argument("--check", action="store_true", help="judge the tables by the laws that every dialect obeys")
+
+    command("demo", _demo, "Inspect, load and convert a small trained model that comes with the package.")
+    return top
+
+
+def _reading_options(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures; the position table is resized")
+    add("--patch-size", type=size, metavar="P[,Q]", help="pixels of a patch; the patch kernel is resized")
+    add("--in-chans", type=int, metavar="C", help="channels of the pictures")
+    add("--num-classes", type=int, metavar="N", help="0 drops the head, another number makes a new one of zeros")
+    add("--weights", metavar="W", help="the weight set to read: teacher, student, ema, …")
+    add("--dialect", metavar="NAME", help="the file's dialect, where it is not to be recognised")
+    add("--heads", type=int, metavar="N", help="the head count, where nothing in the file says it")
+    add("--grid", type=pair, metavar="R,C", help="rows and columns of the stored position table, in patches")
+    add("--resample", metavar="NAME", default="source", help="the recipe for position tables and kernels")
+    add("--check", choices=("now", "beside", "off"), help="when to look for damage that only the bytes show")
+
+
+def size(text: str) -> int | tuple[int, int]:
+    """A size in pixels.
+
+    Example:
+        >>> size("224"), size("224,192")
+        (224, (224, 192))
+    """
+    numbers = [int(part) for part in re.split(r"[,x×]", text)]
+    if len(numbers) > 2 or min(numbers) < 1:
+        raise ValueError(text)
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def pair(text: str) -> tuple[int, int]:
+    """Rows and columns.
+
+    Example:
+        >>> pair("7,5")
+        (7, 5)
+    """
+    numbers = size(text)
+    if isinstance(numbers, int):
+        raise ValueError(text)
+    return numbers
+
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes.
+
+    Example:
+        >>> byte_count("2GB"), byte_count("500 MiB"), byte_count("4096")
+        (2000000000, 524288000, 4096)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
+    if found is None or not (count := round(float(found.group(1)) * UNITS[found.group(2)])):
+        raise ValueError(text)
+    return count
+
+
+def style() -> Style:
+    """How to print: as wide as the terminal up to a limit, in colour only where a person reads and has not declined."""
+    from shutil import get_terminal_size
+
+    from anyvit.show import Style
+
+    if not sys.stdout.isatty():
+        return Style()
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return Style(min(WIDEST, get_terminal_size().columns), not plain)
+
+
+def _inspect(args: argparse.Namespace) -> Answer:
+    from anyvit import inspect
+
+    report = inspect(args.file, weights=args.weights, deep=args.deep)
+    if args.check:
+        report = _checked(report, args.file)
+    return report.ok, lambda: _text(report), report.as_dict()
+
+
+def _checked(report: Report, file: str) -> Report:
+    """The report with what the container's checksums say."""
+    from anyvit.containers import open_checkpoint
+    from anyvit.report import Finding
+
+    verify = open_checkpoint(file).verify
+    if verify is None:
+        cause = f"a {report.container} file holds no checksums, so its bytes cannot be compared with any"
+        return report.adding([Finding("unchecked", (), cause)])
+    found = [Finding(note.kind, note.names, note.cause, note.remedy, fatal=True) for note in verify()]
+    return report.adding(found or [Finding("checked", (), "every byte was read; all checksums agree")])
+
+
+def _text(report: Report) -> str:
+    from anyvit.show import text
+
+    return text(report, style())
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("image_size", "patch_size", "in_chans", "num_classes", "weights", "dialect", "heads", "grid", "resample", "check")
+    return {name: getattr(args, name) for name in names}
+
+
+def _load(args: argparse.Namespace) -> Answer:
+    from anyvit import load
+    from anyvit.torch_io import require_torch
+
+    require_torch("to build a model")
+    vit = load(args.file, **_asked(args), dtype=_dtype(args.dtype), device=args.device)
+    shape, features = _random_picture(vit)
+    shapes = {name: tuple(value.shape) for name, value in vars(features).items() if hasattr(value, "shape")}
+    report = vit.report
+    assert report is not None
+    data = {"ok": report.ok, "pixels": shape, "shapes": shapes, "grid": features.grid, "report": report.as_dict()}
+    return report.ok, lambda: _text(report) + "\n\n" + _shapes(shape, shapes), data
+
+
+def _dtype(name: str | None) -> Any:
+    import torch
+
+    from anyvit.errors import BadArgument
+
+    found = None if name is None else getattr(torch, name, None)
+    if name is not None and not isinstance(found, torch.dtype):
+        raise BadArgument(f"no element type is called {name!r}", expected="float32, float16, bfloat16, …")
+    return found
+
+
+def _random_picture(vit: ViT) -> tuple[tuple[int, ...], Features]:
+    import torch
+
+    from anyvit.spec import pair as both
+
+    spec = vit.spec
+    sides = both(spec.image_size or 224)
+    height, width = (max(1, side // patch) * patch for side, patch in zip(sides, spec.patch, strict=True))
+    first = next(vit.parameters())
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, spec.in_chans, height, width, generator=noise).to(first.device, first.dtype)
+    condition = torch.zeros(1, 1, spec.condition_inputs) if spec.condition and spec.condition_inputs else None
+    if spec.condition and condition is None:
+        condition = torch.zeros(1, spec.embed_dim)
+    with torch.no_grad():
+        features = vit(pixels, None if condition is None else condition.to(first.device, first.dtype))
+    return tuple(pixels.shape), features
+
+
+def _shapes(pixels: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> str:
+    from anyvit.show import table
+
+    rows = [("  pixels", str(pixels)), *((f"  {name}", str(shape)) for name, shape in shapes.items())]
+    return "\n".join([style().strong("Shapes, for one random picture"), *table(rows)])
+
+
+def _convert(args: argparse.Namespace) -> Answer:
+    from anyvit import convert
+
+    asked = _asked(args)
+    for name in ("dtype", "shard_size", "chunks", "durable"):
+        asked[name] = getattr(args, name)
+    report = convert(args.file, args.out, args.to, **asked)
+    out = Path(args.out)
+    files = {file.name: file.stat().st_size for file in (sorted(out.iterdir()) if out.is_dir() else (out,))}
+    data = {"ok": report.ok, "out": str(out), "to": args.to, "files": files, "report": report.as_dict()}
+    return report.ok, lambda: _written(report, out, args.to, files), data
+
+
+def _written(report: Report, out: Path, to: str, files: dict[str, int]) -> str:
+    from anyvit.show import findings, number, table
+
+    how = style()
+    rows = [(f"  {name}", f"{number(count)}B") for name, count in files.items()]
+    head = f"{how.good('✓')} {how.strong(str(out))}\n  {to}, {len(report.trails)} tensors, from {report.path}"
+    return "\n\n".join(filter(None, ["\n".join([head, *table(rows, right=[1])]), findings(report, how)]))
+
+
+def _verify(args: argparse.Namespace) -> Answer:
+    import anyvit
+
+    result = anyvit.verify(args.a, args.b, image_size=args.image_size)
+    return result.ok, lambda: str(result), {**json.loads(result.to_json()), "ok": result.ok}
+
+
+def _dialects(args: argparse.Namespace) -> Answer:
+    from anyvit.dialects import ALL, get
+
+    chosen = ALL if args.name is None else (get(args.name),)
+    faults: dict[str, list[str]] = {}
+    if args.check:
+        from anyvit.laws import check
+
+        faults = {dialect.name: check(dialect) for dialect in chosen}
+    bad = {name: found for name, found in faults.items() if found}
+    data = [_described(dialect, faults) for dialect in chosen]
+    whole = {"ok": not bad, "dialects": data} if args.name is None else {**data[0], "ok": not bad}
+    return not bad, lambda: _dialect_text(chosen, args, bad), whole
+
+
+def _described(dialect: Dialect, faults: dict[str, list[str]]) -> dict[str, Any]:
+    rules = [{"theirs": rule.theirs, "ours": rule.ours, "axes": rule.axes, "why": rule.why} for rule in dialect.rules]
+    facts = {"name": dialect.name, "title": dialect.title, "source": dialect.source, "lineage": dialect.lineage}
+    found = {"faults": faults[dialect.name]} if dialect.name in faults else {}
+    return {**facts, "container": dialect.container, "rules": rules, **found}
+
+
+def _dialect_text(chosen: Sequence[Dialect], args: argparse.Namespace, bad: dict[str, list[str]]) -> str:
+    from anyvit.show import table
+
+    how = style()
+    if args.name is None:
+        rows = [(d.name, d.title) for d in chosen]
+        lines = [*table(rows), "", f"{len(chosen)} dialects; anyvit dialects NAME shows a table"]
+    else:
+        lines = _one_dialect(chosen[0], how)
+    if args.check:
+        lines += ["", *(f"{how.bad('✗')} {name}: {fault}" for name, found in bad.items() for fault in found)]
+        lines += [] if bad else [f"{how.good('✓')} all laws hold"]
+    return "\n".join(lines)
+
+
+def _one_dialect(dialect: Dialect, how: Style) -> list[str]:
+    from anyvit.show import table
+
+    rows = [("their name", "our name", "layout, theirs -> ours")]
+    for rule in dialect.rules:
+        way = " (read only)" if rule.reads_only else ""
+        rows.append((rule.theirs, (rule.ours or "—") + way, "; ".join(filter(None, [rule.axes, rule.why]))))
+    head = table([(f"  {word}", value) for word, value in (
+        ("source", dialect.source), ("lineage", dialect.lineage), ("container", dialect.container),
+        ("before its names", dialect.root + dialect.tower),
+    ) if value])  # fmt: skip
+    return [f"{how.strong(dialect.name)}: {dialect.title}", *head, "", *(f"  {line}" for line in table(rows))]
+
+
+def _demo(args: argparse.Namespace) -> Answer:
+    from anyvit import demo
+
+    result = demo.run()
+    return result.ok, lambda: demo.text(result, style()), result.as_dict()
