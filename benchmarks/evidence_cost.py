@@ -32,7 +32,8 @@ def blocks(width: int, count: int, head: int = 64) -> list[Attention]:
     for _ in range(count):
         q, k, v, out = rng.normal(0, 0.02, (4, width, width)).astype("float32")
         a, b = (np.exp(rng.normal(0, 0.3, width // head).repeat(head) + rng.normal(0, 0.1, width)) for _ in range(2))
-        found.append(Attention(q * a[:, None], k * a[:, None], v * b[:, None], np.ascontiguousarray(out * b)))
+        a, b = a.astype("float32"), b.astype("float32")
+        found.append(Attention(q * a[:, None], k * a[:, None], v * b[:, None], out * b))
     return found
 
 

@@ -42,8 +42,11 @@ def inspect(path: Source, *, weights: str | None = None, deep: bool = False) -> 
         BadArgument: no weight set bears that name.
     """
     found = understand(_opened(path), Ask(weights=weights))
-    report = found.report()
-    return report
+    if deep:
+        from anyvit.deep import ask
+
+        found = ask(found)
+    return found.report()
 
 
 def load(
@@ -199,9 +202,11 @@ def _opened(path: Source) -> Checkpoint:
 
 
 def _understood(path: Source, ask: Ask) -> Reading:
+    from anyvit.deep import settle
+
     found = understand(_opened(path), ask)
     found.report().raise_if_bad()
-    return found
+    return settle(found)
 
 
 def _adapted(found: Reading, wanted: Wanted) -> Adapted:

@@ -51,6 +51,8 @@ def build_vit(
     filled = {}
     for name, lazy in given.items():
         tensor = to_torch(lazy, widened(lazy.dtype, dtype))
+        if report.container == "memory" and lazy.origin:
+            tensor = tensor.clone()
         filled[name] = tensor.to(device) if device is not None else tensor
     model.load_state_dict(filled, strict=True, assign=True)
     model._report = report

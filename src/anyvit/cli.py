@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser("--json" in words).parse_args(words)
     try:
         ok, text, data = args.run(args)
-        print(json.dumps(data, default=str) if args.json else text(), flush=True)
+        if shown := json.dumps(data, default=str) if args.json else text():
+            print(shown, flush=True)
         return 0 if ok else 1
     except AnyvitError as error:
         return _refuse(str(error), type(error).__name__, args.json)
@@ -366,5 +367,5 @@ def _one_dialect(dialect: Dialect, how: Style) -> list[str]:
 def _demo(args: argparse.Namespace) -> Answer:
     from anyvit import demo
 
-    result = demo.run()
-    return result.ok, lambda: demo.text(result, style()), result.as_dict()
+    result = demo.run() if args.json else demo.run(lambda line: print(line, flush=True), style())
+    return result.ok, lambda: "", result.as_dict()

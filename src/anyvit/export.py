@@ -39,7 +39,7 @@ def write_out(
     written, dialect = _say(state, to, chunks)
     tensors = _typed(written.run.tensors, dtype)
     spec = written.fitted.spec
-    files = configs.write(spec, dialect.name, tensors)
+    files = configs.write(spec, dialect.name, written.fitted.tensors)
     metadata = configs.provenance(spec, found.match, found.checkpoint, dialect)
     _check_target(found, out)
     if out.suffix in SUFFIXES:

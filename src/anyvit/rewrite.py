@@ -1,36 +1,23 @@
 """Exact identities: canonical tensors → canonical tensors that compute the same function.
 
-What a dialect cannot say is removed by one of these, each named and always in the report.
+What a target cannot say is removed by one of these, what it wants is made by one; `fit` names them and says so in the
+report. Each gives the rewritten tensors, or None where it does not apply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
-from anyvit.lazy import Lazy, computed
+from anyvit.errors import AnyvitError
+from anyvit.lazy import Lazy, astype, computed, concat
 from anyvit.report import Finding, fold
 
 if TYPE_CHECKING:
     import numpy as np
 
 Tensors = Mapping[str, Lazy]
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """An identity.
-
-    Arguments:
-        name: what it does, in words.
-        apply: gives the rewritten tensors, or None where it does not apply.
-        exact: whether the function stays the same to the last bit (else to rounding).
-    """
-
-    name: str
-    apply: Callable[[Tensors], dict[str, Lazy] | None]
-    exact: bool
 
 
 def block_numbers(tensors: Tensors) -> Sequence[int]:
@@ -108,11 +95,41 @@ def zeros(shape: Sequence[int], dtype: str) -> Lazy:
     return computed(shape, dtype, make)
 
 
-def zero_key_bias(tensors: Tensors) -> dict[str, Lazy] | None:
-    """A key bias of zeros beside query and value biases, for layouts with one fused bias.
+def ones(shape: Sequence[int], dtype: str) -> Lazy:
+    """A tensor of ones, made of no source.
 
-    A key bias shifts all logits of a query alike, and softmax does not see it; a bias of zeros shifts nothing at all.
+    Example:
+        >>> ones((2,), "float32").read().tolist()
+        [1.0, 1.0]
     """
+
+    def make() -> np.ndarray:
+        import numpy as np
+
+        return np.ones(tuple(shape), "float32")
+
+    return computed(shape, dtype, make)
+
+
+SMALL = 1 << 20
+"""Most elements of a tensor that is read to prove something of it."""
+
+
+def is_zero(tensor: Lazy) -> bool:
+    """Whether a small tensor was read and holds nothing but zeros; False where it cannot be read.
+
+    Example:
+        >>> is_zero(zeros((3,), "float32")), is_zero(ones((3,), "float32"))
+        (True, False)
+    """
+    try:
+        return bool(prod(tensor.shape) <= SMALL and not tensor.read().astype("float32").any())
+    except AnyvitError:
+        return False
+
+
+def zero_key_bias(tensors: Tensors) -> dict[str, Lazy] | None:
+    """A key bias of zeros beside query and value biases, for layouts with one fused bias."""
     out = dict(tensors)
     for i in block_numbers(tensors):
         query, key = f"blocks.{i}.attn.q.bias", f"blocks.{i}.attn.k.bias"
@@ -122,20 +139,77 @@ def zero_key_bias(tensors: Tensors) -> dict[str, Lazy] | None:
     return out if len(out) > len(tensors) else None
 
 
+def drop_key_bias(tensors: Tensors, *, rotary: bool) -> dict[str, Lazy] | None:
+    """No key bias: it adds the same number to all logits of a query, which softmax does not see.
+
+    Where keys are rotated or normed after the bias this does not hold, and only a bias of zeros is dropped.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        rotary: whether keys are rotated.
+    """
+    names = [n for i in block_numbers(tensors) if (n := f"blocks.{i}.attn.k.bias") in tensors]
+    seen = rotary or any(f"blocks.{i}.attn.k_norm.weight" in tensors for i in block_numbers(tensors))
+    if not names or (seen and not all(is_zero(tensors[n]) for n in names)):
+        return None
+    return {n: t for n, t in tensors.items() if n not in names}
+
+
+def zero_biases(tensors: Tensors, patterns: Sequence[str]) -> dict[str, Lazy] | None:
+    """Biases of zeros beside weights that have none.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        patterns: canonical names of biases, blocks by `{i}`.
+    """
+    out = dict(tensors)
+    for name in _spelled(tensors, patterns):
+        weight = tensors.get(name.removesuffix("bias") + "weight")
+        if name not in tensors and weight is not None:
+            out[name] = zeros(weight.shape[:1], weight.dtype)
+    return out if len(out) > len(tensors) else None
+
+
+def drop_zero_biases(tensors: Tensors, patterns: Sequence[str]) -> dict[str, Lazy] | None:
+    """No biases where all of them are zero, which is read."""
+    names = [n for n in _spelled(tensors, patterns) if n in tensors]
+    if not names or not all(is_zero(tensors[n]) for n in names):
+        return None
+    return {n: t for n, t in tensors.items() if n not in names}
+
+
+def _spelled(tensors: Tensors, patterns: Sequence[str]) -> list[str]:
+    """The names of patterns, one a block where they name blocks."""
+    numbers = block_numbers(tensors)
+    return [p.replace("{i}", str(i)) for p in patterns for i in (numbers if "{i}" in p else (0,))]
+
+
+BRANCHES = (("ls1", "attn.out", "norm1"), ("ls2", "mlp.fc2", "norm2"), ("ls2", "mlp.down", "norm2"))
+"""LayerScale, the matrix before it, and a norm of its length."""
+
+
 def fold_layer_scale(tensors: Tensors) -> dict[str, Lazy] | None:
     """LayerScale multiplied into the rows of the matrices before it: ls · (W x + b) = (ls · W) x + ls · b."""
-    if "blocks.0.ls1" not in tensors:
-        return None
     out = dict(tensors)
     for i in block_numbers(tensors):
-        last = "mlp.fc2" if f"blocks.{i}.mlp.fc2.weight" in tensors else "mlp.down"
-        for scale, branch in (("ls1", "attn.out"), ("ls2", last)):
-            factor = out.pop(f"blocks.{i}.{scale}", None)
-            for part in ("weight", "bias"):
-                name = f"blocks.{i}.{branch}.{part}"
-                if factor is not None and name in out:
-                    out[name] = _scaled(out[name], factor)
-    return out
+        for scale, branch, _ in BRANCHES:
+            matrix = f"blocks.{i}.{branch}.weight"
+            if matrix in out and (factor := out.pop(f"blocks.{i}.{scale}", None)) is not None:
+                for name in (matrix, f"blocks.{i}.{branch}.bias"):
+                    if name in out:
+                        out[name] = _scaled(out[name], factor)
+    return out if len(out) < len(tensors) else None
+
+
+def unit_layer_scale(tensors: Tensors) -> dict[str, Lazy] | None:
+    """LayerScale of ones where there is none."""
+    out = dict(tensors)
+    for i in block_numbers(tensors):
+        for scale, _, like in BRANCHES[:2]:
+            norm = tensors.get(f"blocks.{i}.{like}.weight")
+            if norm is not None and f"blocks.{i}.{scale}" not in out:
+                out[f"blocks.{i}.{scale}"] = ones(norm.shape, norm.dtype)
+    return out if len(out) > len(tensors) else None
 
 
 def _scaled(tensor: Lazy, factor: Lazy) -> Lazy:
@@ -156,48 +230,126 @@ def fold_patch_bias(tensors: Tensors) -> dict[str, Lazy] | None:
     return out
 
 
-def fold_prefix_positions(tensors: Tensors) -> dict[str, Lazy] | None:
-    """The prefix rows of the position table added to the tokens they belong to: cls, then dist, then registers."""
-    if "embed.pos_prefix" not in tensors:
+def prefix_rows(tensors: Tensors, count: int) -> dict[str, Lazy] | None:
+    """A position table with another number of prefix rows (cls, then dist, then registers).
+
+    Rows that are missing are zeros; where there are too many, all are added to the tokens they belong to.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        count: rows before those of the patches.
+    """
+    rows, table = tensors.get("embed.pos_prefix"), tensors.get("embed.pos")
+    have = rows.shape[0] if rows is not None else 0
+    if table is None or have == count:
         return None
+    out = dict(tensors)
+    if rows is not None and have > count:
+        out, rows, have = _without_prefix_rows(out), None, 0
+    if count > have:
+        more = zeros((count - have, table.shape[1]), table.dtype)
+        out["embed.pos_prefix"] = more if rows is None else concat([rows, astype(more, rows.dtype)])
+    return out
+
+
+def _without_prefix_rows(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
     out = dict(tensors)
     rows, start = out.pop("embed.pos_prefix"), 0
     for name in ("embed.cls", "embed.dist", "embed.reg"):
         if name in out and start < rows.shape[0]:
             token = out[name]
-            count = 1 if len(token.shape) == 1 else token.shape[0]
+            count = min(rows.shape[0] - start, 1 if len(token.shape) == 1 else token.shape[0])
             out[name] = _added_rows(token, rows, start, count)
             start += count
     return out
 
 
-def unfold_prefix_positions(tensors: Tensors) -> dict[str, Lazy] | None:
-    """Prefix rows of zeros for a layout whose table has a row for each class token."""
-    if "embed.pos_prefix" in tensors or "embed.pos" not in tensors or "embed.cls" not in tensors:
-        return None
-    count = tensors["embed.cls"].shape[0] + int("embed.dist" in tensors)
-    table = tensors["embed.pos"]
-    return {**tensors, "embed.pos_prefix": zeros((count, table.shape[1]), table.dtype)}
-
-
 def _added(table: Lazy, row: Lazy) -> Lazy:
-    return computed(
-        table.shape, table.dtype, lambda a, b: (a.astype("float32") + b.astype("float32")).astype(a.dtype), [table, row]
-    )
+    def add(values: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return (values.astype("float32") + other.astype("float32")).astype(values.dtype)
+
+    return computed(table.shape, table.dtype, add, [table, row])
 
 
 def _added_rows(token: Lazy, rows: Lazy, start: int, count: int) -> Lazy:
     def add(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-        part = table[start : start + count].astype("float32").reshape(values.shape)
-        return (values.astype("float32") + part).astype(values.dtype)
+        out = values.astype("float32").reshape(-1, values.shape[-1])
+        out[:count] += table[start : start + count].astype("float32")
+        return out.reshape(values.shape).astype(values.dtype)
 
     return computed(token.shape, token.dtype, add, [token, rows])
 
 
-REWRITES: tuple[Rewrite, ...] = (
-    Rewrite("a key bias of zeros was added", zero_key_bias, True),
-    Rewrite("LayerScale was folded into the matrices before it", fold_layer_scale, False),
-    Rewrite("the prefix rows of the position table were added to their tokens", fold_prefix_positions, False),
-    Rewrite("prefix rows of zeros were added to the position table", unfold_prefix_positions, True),
-    Rewrite("the patch bias was folded into the position table", fold_patch_bias, False),
-)
+def projection_as_head(tensors: Tensors) -> dict[str, Lazy] | None:
+    """A linear projection into a joint space as a classifier with a bias of zeros, as timm holds CLIP's.
+
+    Source: huggingface/pytorch-image-models v1.0.31 timm/models/vision_transformer.py, _convert_openai_clip.
+    """
+    weight = tensors.get("proj.weight")
+    if weight is None or "head.weight" in tensors or "pre_logits.weight" in tensors:
+        return None
+    out = {n: t for n, t in tensors.items() if not n.startswith("proj.")}
+    bias = tensors.get("proj.bias", zeros(weight.shape[:1], weight.dtype))
+    return {**out, "head.weight": weight, "head.bias": bias}
+
+
+def head_as_projection(tensors: Tensors) -> dict[str, Lazy] | None:
+    """A classifier whose bias is zero as a projection into a joint space."""
+    weight, bias = tensors.get("head.weight"), tensors.get("head.bias")
+    if weight is None or "proj.weight" in tensors or (bias is not None and not is_zero(bias)):
+        return None
+    out = {n: t for n, t in tensors.items() if n not in ("head.weight", "head.bias")}
+    return {**out, "proj.weight": weight}
+
+
+def spread_relative_positions(tensors: Tensors) -> dict[str, Lazy] | None:
+    """A relative position table that all blocks share, given to each of them."""
+    table = tensors.get("embed.rel_pos")
+    if table is None:
+        return None
+    out = {n: t for n, t in tensors.items() if n != "embed.rel_pos"}
+    return {**out, **{f"blocks.{i}.attn.rel_pos": table for i in block_numbers(tensors)}}
+
+
+def zero_mask_token(tensors: Tensors) -> dict[str, Lazy] | None:
+    """A mask token of zeros, which features do not use."""
+    if "embed.mask" in tensors:
+        return None
+    norm = tensors["blocks.0.norm1.weight"]
+    return {**tensors, "embed.mask": zeros(norm.shape, norm.dtype)}
+
+
+def rope_periods(tensors: Tensors, base: float, count: int) -> dict[str, Lazy] | None:
+    """The periods of DINOv3's rotary embedding, computed from its base.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        base: the base of the frequencies.
+        count: a quarter of a head's channels.
+    """
+    if "rope.periods" in tensors:
+        return None
+    return {**tensors, "rope.periods": computed((count,), "float32", lambda: _periods(base, count))}
+
+
+def drop_rope_periods(tensors: Tensors, base: float) -> dict[str, Lazy] | None:
+    """No stored periods, where they are those that follow from the base, which is read."""
+    import numpy as np
+
+    stored = tensors.get("rope.periods")
+    if stored is None:
+        return None
+    try:
+        values = stored.read().astype("float32")
+    except AnyvitError:
+        return None
+    # DINOv3 keeps them in bfloat16, whose rounding is 2^-9
+    if not np.allclose(values, _periods(base, len(values)), rtol=2**-8):
+        return None
+    return {n: t for n, t in tensors.items() if n != "rope.periods"}
+
+
+def _periods(base: float, count: int) -> np.ndarray:
+    import numpy as np
+
+    return (base ** (np.arange(count, dtype="float32") / count)).astype("float32")

@@ -86,7 +86,7 @@ def _head(report: Report, style: Style) -> str:
         rows.append(("also", "weight sets " + listing([f'"{p}"' for p in report.weight_sets], 3 * style.width)))
     lines = [f"{mark} {style.strong(report.path or 'a mapping')}"]
     for label, value in rows:
-        lines += _hang(value, f"  {label:<8}", style)
+        lines += hang(value, f"  {label:<8}", style)
     return "\n".join(lines)
 
 
@@ -169,10 +169,10 @@ def _facts(spec: Spec, style: Style) -> str:
         cited = f"[{notes.index(tail) + 1}]" if tail in notes else tail
         text = (f"{head} {cited}" if tail in notes else f"{head}: {cited}") if head else cited
         start = f"  {row.name:<{wide}}  {row.value:<{broad}}  {row.how:<8}  "
-        found = _hang(text, start, style, len(f"  {'':<{wide}}  {'':<{broad}}  {'':<8}  "))
+        found = hang(text, start, style, len(f"  {'':<{wide}}  {'':<{broad}}  {'':<8}  "))
         lines += [line.replace("  assumed  ", "  " + style.doubt("assumed") + "  ", 1) for line in found]
     for n, note in enumerate(notes, 1):
-        lines += _hang(note, f"  [{n}] ", style)
+        lines += hang(note, f"  [{n}] ", style)
     return "\n".join(lines)
 
 
@@ -236,10 +236,10 @@ def _assumed(doubts: Iterable[Finding], spec: Spec, style: Style) -> list[str]:
 def _item(text: str, remedy: str | None, mark: str, style: Style) -> list[str]:
     lines = []
     for n, paragraph in enumerate(text.splitlines()):
-        lines += _hang(paragraph.strip(), "    ", style)
+        lines += hang(paragraph.strip(), "    ", style)
         if n == 0:
             lines[0] = f"  {mark} {lines[0][4:]}"
-    return lines + (_hang(remedy, "    → ", style) if remedy else [])
+    return lines + (hang(remedy, "    → ", style) if remedy else [])
 
 
 LINES = 5
@@ -253,9 +253,9 @@ def _constructors(report: Report, style: Style) -> str:
     wide = max(len(name) for name in chosen)
     lines = [style.strong("To build a model that holds these weights")]
     for name in chosen:
-        lines += _hang(report.constructors[name], f"  {name:<{wide}}  ", style)
+        lines += hang(report.constructors[name], f"  {name:<{wide}}  ", style)
     rest = [name for name in report.constructors if name not in chosen]
-    return "\n".join(lines + _hang("also " + ", ".join(rest), "  ", style) if rest else lines)
+    return "\n".join(lines + hang("also " + ", ".join(rest), "  ", style) if rest else lines)
 
 
 def _chosen(report: Report) -> list[str]:
@@ -269,7 +269,7 @@ FIXED = "\u00a0"
 """A space that is not wrapped at; lines bear a plain one."""
 
 
-def _hang(text: str, start: str, style: Style, indent: int | None = None) -> list[str]:
+def hang(text: str, start: str, style: Style, indent: int | None = None) -> list[str]:
     """Text wrapped at the style's width behind its label."""
     after = " " * (len(start) if indent is None else indent)
     lines = textwrap.wrap(

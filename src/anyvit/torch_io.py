@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import needs
 from anyvit.lazy import Lazy
 
@@ -60,6 +61,8 @@ def _mapped(lazy: Lazy) -> torch.Tensor | None:
     if lazy.pieces is None or len(lazy.pieces) != 1:
         return None
     piece = lazy.pieces[0]
+    if piece.offset % ITEMSIZE[lazy.dtype]:
+        return None
     view = piece.source.view(piece.offset, piece.size)
     if view is None or view.readonly:
         return None
