@@ -1,9 +1,9 @@
 """Trains the Vision Transformer that `anyvit demo` ships with, on scikit-learn's handwritten digits.
 
-Example: python scripts/train_demo.py            (three to five minutes on two idle cores)
+Example: python scripts/train_demo.py            (about five minutes of processor time)
 A student learns the digits; a teacher, its running average, sets it a second task as in DINO: see a changed and partly
-masked picture as the teacher sees another view of it. Both are saved as a DINOv2 training run leaves them: teacher beside student,
-blocks in chunks, `module.` before the student's names, projection heads, arguments, all in float16.
+masked picture as the teacher sees another view of it. Both are saved as a DINOv2 training run leaves them: teacher
+beside student, blocks in chunks, `module.` before the student's names, projection heads, arguments, all in float16.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from anyvit.spec import Spec
 
 SPEC = Spec(
     embed_dim=128, depth=4, num_heads=2, patch_size=4, image_size=16, mlp_dim=128, num_classes=10, layer_scale=True,
-    mask_token=True, pos_prefix=1, grid=(4, 4), resample="dinov2", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+    mask_token=True, pos_prefix=1, grid=(4, 4), resample="dinov2", mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
 )  # fmt: skip
 HELD_OUT = 360
 CHUNKS = 2
@@ -126,7 +127,8 @@ def named(network: Network) -> dict[str, Tensor]:
     """The tensors under DINOv2's names, blocks in chunks, in float16."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vit.pth"
-        anyvit.convert(network.vit.state_dict(), path, "dinov2-chunked", chunks=CHUNKS, dtype="float16", heads=SPEC.num_heads)
+        state = network.vit.state_dict()
+        anyvit.convert(state, path, "dinov2-chunked", chunks=CHUNKS, dtype="float16", heads=SPEC.num_heads)
         found = {name: torch.from_numpy(t.read().copy()) for name, t in open_checkpoint(path).tensors.items()}
     for name, tensor in network.dino.state_dict().items():
         name = name if name.startswith("mlp") else f"last_layer.{name}"
@@ -164,7 +166,8 @@ def main() -> None:
     with torch.no_grad():
         right = accuracy(vit(pixels(images[held], vit.preprocess.mean, vit.preprocess.std)).logits, labels[held])
     np.savez_compressed(DIGITS, digits=images[held], labels=labels[held], accuracy=np.float64(right))
-    print(f"{right:.4f} on {HELD_OUT} held-out digits, {CHECKPOINT.stat().st_size / 1e6:.2f} MB, {time.time() - start:.0f} s")
+    size, seconds = CHECKPOINT.stat().st_size / 1e6, time.time() - start
+    print(f"{right:.4f} on {HELD_OUT} held-out digits, {size:.2f} MB, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

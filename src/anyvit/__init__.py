@@ -1,4 +1,7 @@
-"""Load any Vision Transformer checkpoint, from any ecosystem, into any model: proven right, or a clear reason why not."""
+"""Load any Vision Transformer checkpoint, from any ecosystem, into any model: proven right, or a clear reason why not.
+
+The verbs: `inspect`, `load`, `load_into`, `convert`, `verify`, `build`, `accelerate`, `dialects`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ _WHERE = {
     "load": "anyvit.api",
     "load_into": "anyvit.api",
     "convert": "anyvit.api",
+    "verify": "anyvit.verification",
+    "build": "anyvit.construct",
+    "accelerate": "anyvit.acceleration",
+    "Verification": "anyvit.verification",
     "AdaLN": "anyvit.adapt",
     "Resample": "anyvit.resample",
     "Dialect": "anyvit.rules",
@@ -26,32 +33,34 @@ _WHERE = {
 """Public name → module; modules are imported when a name is first used, so that `import anyvit` costs nothing."""
 
 if TYPE_CHECKING:
+    from anyvit.acceleration import accelerate
     from anyvit.adapt import AdaLN
     from anyvit.api import convert, inspect, load, load_into
+    from anyvit.construct import build
     from anyvit.errors import AnyvitError
     from anyvit.model import Features, ViT
     from anyvit.report import Finding, Report
     from anyvit.resample import Resample
     from anyvit.rules import Dialect, Rule
     from anyvit.spec import Fact, Spec
+    from anyvit.verification import Verification, verify
 
-
-def all_dialects() -> tuple[Dialect, ...]:
-    """All dialects, each a table of names and layouts."""
-    from anyvit.dialects import ALL
-
-    return ALL
+    def dialects() -> tuple[Dialect, ...]:
+        """All dialects, each a table of names and layouts."""
+        ...
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name == "dialects":
+        return import_module("anyvit.dialects")
+    if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'anyvit' has no attribute {name!r}")
 
 
 __all__ = [
-    "AdaLN", "AnyvitError", "Dialect", "Fact", "Features", "Finding", "Report", "Resample", "Rule", "Spec", "ViT",
-    "convert", "dialects", "inspect", "load", "load_into",
+    "AdaLN", "AnyvitError", "Dialect", "Fact", "Features", "Finding", "Report", "Resample", "Rule", "Spec",
+    "Verification", "ViT", "accelerate", "build", "convert", "dialects", "inspect", "load", "load_into", "verify",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ def inspect(path: Source, *, weights: str | None = None, deep: bool = False) -> 
         FileError: the file cannot be read at all.
         BadArgument: no weight set bears that name.
     """
-    found = understand(_opened(path), Ask(weights=weights))
+    found = understand(_opened(path), Ask(weights=weights, values=deep))
     if deep:
         from anyvit.deep import ask
 
@@ -94,7 +94,7 @@ def load(
     from anyvit.assemble import build_vit
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
-    found = _understood(path, Ask(weights, dialect, heads, grid))
+    found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
     report = _final_report(found, state)
     return build_vit(state.tensors, state.spec, report, device=device, dtype=dtype, check=check)
@@ -139,7 +139,7 @@ def load_into(
     from anyvit.into import fill
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
-    found = _understood(path, Ask(weights, dialect, heads, grid))
+    found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     return fill(module, found, wanted, init=init)
 
 
@@ -182,7 +182,7 @@ def convert(
     from anyvit.export import write_out
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
-    found = _understood(path, Ask(weights, dialect, heads, grid))
+    found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
     return write_out(
         found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, durable=durable

@@ -1,7 +1,7 @@
 """The command line: the verbs of the package, each with `--json`.
 
-Exit codes: 0 all is well, 1 the answer is no (a file that cannot be loaded, outputs that differ, an error), 2 the command
-itself is wrong, 130 interrupted.
+Exit codes: 0 all is well, 1 the answer is no (a file that cannot be loaded, outputs that differ, an error), 2 the
+command itself is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -97,39 +97,50 @@ def parser(as_json: bool = False) -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="one JSON object on stdout, errors too")
         return made
 
-    one = command("inspect", _inspect, "Say what a file is, from its header alone.")
-    one.add_argument("file", metavar="FILE", help="a checkpoint, or the folder of one")
-    one.add_argument("--deep", action="store_true", help="read the values of a few blocks too, and let them speak")
-    one.add_argument("--weights", metavar="W", help="the weight set to look at: teacher, student, ema, …")
-    one.add_argument("--check", action="store_true", help="read every byte and compare the container's checksums")
-
-    one = command("load", _load, "Load a file, run one random picture through it, print the report and all shapes.")
-    one.add_argument("file", metavar="FILE")
-    _reading_options(one)
-    one.add_argument("--dtype", metavar="TYPE", help="compute in float32 (default), bfloat16, float16, …")
-    one.add_argument("--device", metavar="D", help="cpu, cuda, …")
-
-    one = command("convert", _convert, "Write a file in another ecosystem's names, layout, container and config.")
-    one.add_argument("file", metavar="SRC")
-    one.add_argument("out", metavar="OUT", help="a file (.safetensors, .npz, .pth) or, without suffix, a folder")
-    one.add_argument("--to", metavar="DIALECT", required=True, help="what to write; `anyvit dialects` lists them")
-    _reading_options(one)
-    one.add_argument("--dtype", metavar="TYPE", help="store float32, float16, bfloat16, …; the file's by default")
-    one.add_argument("--shard-size", type=byte_count, metavar="SIZE", help="bytes of a shard of a folder, as in 2GB")
-    one.add_argument("--chunks", type=int, metavar="N", help="block chunks, for --to dinov2-chunked")
-    one.add_argument("--durable", action="store_true", help="flush to the disk before the file takes its place")
-
-    one = command("verify", _verify, "Compare what two files compute, layer by layer.")
-    one.add_argument("a", metavar="A")
-    one.add_argument("b", metavar="B")
-    one.add_argument("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures")
-
+    _inspect_options(command("inspect", _inspect, "Say what a file is, from its header alone."))
+    _load_options(command("load", _load, "Load a file, run a random picture through it, print report and shapes."))
+    _convert_options(
+        command("convert", _convert, "Write a file in another ecosystem's names, layout, container and config.")
+    )
+    _verify_options(command("verify", _verify, "Compare what two files compute, layer by layer."))
     one = command("dialects", _dialects, "List the dialects, or show the table of one.")
     one.add_argument("name", nargs="?", metavar="NAME")
     one.add_argument("--check", action="store_true", help="judge the tables by the laws that every dialect obeys")
-
     command("demo", _demo, "Inspect, load and convert a small trained model that comes with the package.")
     return top
+
+
+def _inspect_options(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("file", metavar="FILE", help="a checkpoint, or the folder of one")
+    add("--deep", action="store_true", help="read the values of a few blocks too, and let them speak")
+    add("--weights", metavar="W", help="the weight set to look at: teacher, student, ema, …")
+    add("--check", action="store_true", help="read every byte and compare the container's checksums")
+
+
+def _load_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument("file", metavar="FILE", help="a checkpoint, or the folder of one")
+    _reading_options(to)
+    to.add_argument("--dtype", metavar="TYPE", help="compute in float32 (default), bfloat16, float16, …")
+    to.add_argument("--device", metavar="D", help="cpu, cuda, …")
+
+
+def _convert_options(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("file", metavar="SRC", help="a checkpoint, or the folder of one")
+    add("out", metavar="OUT", help="a file (.safetensors, .npz, .pth) or, without suffix, a folder")
+    add("--to", metavar="DIALECT", required=True, help="what to write; `anyvit dialects` lists them")
+    _reading_options(to)
+    add("--dtype", metavar="TYPE", help="store float32, float16, bfloat16, …; the file's by default")
+    add("--shard-size", type=byte_count, metavar="SIZE", help="bytes of a shard of a folder, as in 2GB")
+    add("--chunks", type=int, metavar="N", help="block chunks, for --to dinov2-chunked")
+    add("--durable", action="store_true", help="flush to the disk before the file takes its place")
+
+
+def _verify_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument("a", metavar="A", help="a checkpoint, or the folder of one")
+    to.add_argument("b", metavar="B", help="another one")
+    to.add_argument("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures")
 
 
 def _reading_options(to: argparse.ArgumentParser) -> None:
@@ -228,9 +239,14 @@ def _text(report: Report) -> str:
     return text(report, style())
 
 
+ASKED = (
+    "image_size", "patch_size", "in_chans", "num_classes", "weights", "dialect", "heads", "grid", "resample", "check",
+)  # fmt: skip
+"""What `load` and `convert` both take."""
+
+
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("image_size", "patch_size", "in_chans", "num_classes", "weights", "dialect", "heads", "grid", "resample", "check")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in ASKED}
 
 
 def _load(args: argparse.Namespace) -> Answer:

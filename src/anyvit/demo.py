@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "data"
 CHECKPOINT = DATA / "digits_vit.pth"
 DIGITS = DATA / "digits.npz"
-"""Held-out pictures (N, 8, 8) of values 0 … 16, their labels (N,), and the accuracy that was measured after training."""
+"""Held-out pictures (N, 8, 8) of values 0 … 16, their labels (N,), and the accuracy that training ended with."""
 
 PIXELS = 16
 TOLERANCE = 2e-5
-"""Largest difference of tokens, relative to the largest token, that rounding in float32 explains: where an identity folds
-LayerScale or a position into other tensors, sums are rounded in another order."""
+"""Largest difference of tokens, relative to the largest token, that rounding in float32 explains: where an identity
+folds LayerScale or a position into other tensors, sums are rounded in another order."""
 
 SUFFIX = {"torch": ".pth", "npz": ".npz"}
 """What a project's own container is called; the others are written as a folder of safetensors and configs."""
@@ -96,9 +96,15 @@ class Demo:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
-        measured = {"accuracy": self.accuracy, "trained": self.trained, "digits": self.digits}
-        rows = [vars(row) for row in self.rows]
-        return {"ok": self.ok, **measured, "conversions": rows, "seconds": self.seconds, "report": self.report.as_dict()}
+        return {
+            "ok": self.ok,
+            "accuracy": self.accuracy,
+            "trained": self.trained,
+            "digits": self.digits,
+            "conversions": [vars(row) for row in self.rows],
+            "seconds": self.seconds,
+            "report": self.report.as_dict(),
+        }
 
 
 def run(say: Callable[[str], None] = lambda line: None, style: Style = PLAIN) -> Demo:
@@ -215,7 +221,8 @@ def _convert(
             delta, right = _compare(_as_trained(out, vit), vit, x, truth, labels)
     except AnyvitError as error:
         return Row(dialect.name, size, "failed", None, None, "cannot be read back: " + _reason(error))
-    same = delta <= TOLERANCE * max(1.0, float(truth.tokens.abs().max())) and right == accuracy(_logits(vit, truth), labels)
+    near = delta <= TOLERANCE * max(1.0, float(truth.tokens.abs().max()))
+    same = near and right == accuracy(_logits(vit, truth), labels)
     return Row(dialect.name, size, "kept" if same else "moved", delta, right, note)
 
 
@@ -298,20 +305,24 @@ def _legend(demo: Demo) -> list[str]:
 
 
 def _verdict(demo: Demo, style: Style) -> list[str]:
-    refused, kept, bad = demo.of("refused"), demo.of("kept"), demo.of("moved", "failed")
+    refused = demo.of("refused")
     lines = [*_legend(demo), "", style.strong(f"{len(refused)} dialects have no words for this model, and say so")]
     reasons = dict.fromkeys(row.note for row in refused)
     for reason in reasons:
         names = ", ".join(row.dialect for row in refused if row.note == reason)
         lines += hang(names, f"  {reason}: ", style, 6)
-    lines.append("")
+    return [*lines, "", *_last(demo, style), f"  {demo.seconds:.0f} s"]
+
+
+def _last(demo: Demo, style: Style) -> list[str]:
+    kept, bad = demo.of("kept"), demo.of("moved", "failed")
     if demo.ok:
         exact = sum(row.delta == 0 for row in kept)
-        text = f"all {len(kept)} conversions keep accuracy and outputs"
-        lines.append(f"{style.good('✓')} {text} ({exact} to the last bit, the others but for rounding)")
-    elif bad:
-        names = ", ".join(row.dialect for row in bad)
-        lines.append(f"{style.bad('✗')} {len(bad)} of {len(kept) + len(bad)} conversions do not keep accuracy and outputs: {names}")
-    else:
-        lines.append(f"{style.bad('✗')} the model tells {demo.accuracy:.2%} right, and {demo.trained:.2%} after training")
-    return [*lines, f"  {demo.seconds:.0f} s"]
+        how = f"{exact} to the last bit, {len(kept) - exact} but for rounding"
+        return [f"{style.good('✓')} all {len(kept)} conversions keep accuracy and outputs ({how})"]
+    if bad:
+        text = f"{len(bad)} of {len(kept) + len(bad)} conversions do not keep accuracy and outputs: "
+        lines = hang(text + ", ".join(row.dialect for row in bad), "  ", style)
+        return [style.bad("✗") + lines[0][1:], *lines[1:]]
+    text = f"the model tells {demo.accuracy:.2%} right, and {demo.trained:.2%} after training"
+    return [f"{style.bad('✗')} {text}"]

@@ -35,8 +35,8 @@ STRANGE = 4.0
 """Standard errors from which the channels of a head count as ordered; real weights stay below 2.5."""
 
 
-JUMP = 9.0
-"""Squared standard errors that one jump between half heads counts at most; damage in one block cannot outweigh others."""
+JUMP = 3.0
+"""Standard errors that one jump between half heads counts at most; damage in one block cannot outweigh the others."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def balance(a_rows: np.ndarray, b_rows: np.ndarray) -> float:
     Example:
         >>> import numpy as np
         >>> round(balance(np.array([4.0, 1.0, 2.0, 3.0]), np.array([9.0, 4.0, 3.0, 5.0])), 2)
-        0.87
+        0.76
     """
     return correlation(scores(a_rows), scores(b_rows))
 
@@ -238,19 +238,22 @@ def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     """
     import numpy as np
 
-    half, jumps = size // 2, 0.0
+    half, jumps = size // 2, []
     for x in vectors:
         rows = x.reshape(-1, size)
         inner = max(float(rows.var(1, ddof=1).mean()), 1e-9)
         halves = np.stack([rows[:, :half].mean(1), rows[:, size - half :].mean(1)], 1).reshape(-1)
-        # squared differences of half heads in units of their variance; alternately inside a head and at a border
-        jumps = jumps + np.minimum(np.diff(halves) ** 2 * half / (2 * inner), JUMP)
-    inside, border = jumps[::2], jumps[1::2]
-    typical = np.sort(border)[(len(border) - 1) // 2]
-    return bool(typical > max(1.2 * inside.max(), 2 * len(vectors)))
+        # half heads side by side, in standard errors of their difference; alternately inside a head and at a border
+        jumps.append(np.clip(np.diff(halves) * math.sqrt(half / (2 * inner)), -JUMP, JUMP))
+    signed, squared = np.array(jumps).sum(0), np.square(jumps).sum(0)
+    typical = np.sort(squared[1::2])[(len(squared[1::2]) - 1) // 2]
+    if np.abs(signed[::2]).max() > STRANGE * math.sqrt(len(vectors)):
+        return False
+    return bool(typical > max(1.2 * squared[::2].max(), 2 * len(vectors)))
 
 
 def _squares(block: Attention) -> tuple[np.ndarray, ...] | None:
+    """Squared norms of q, k, v (rows) and out (columns), or None where shapes or values do not allow a reading."""
     import numpy as np
 
     q, k, v = (row_squares(w) for w in (block.q, block.k, block.v))
@@ -273,7 +276,7 @@ def _shared(squares: tuple[np.ndarray, ...] | None, size: int) -> tuple[np.ndarr
 
 
 def sums(squares: tuple[np.ndarray, ...] | None, size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Normal scores of log‖q‖+log‖k‖ and of log‖v‖+log‖out‖ by channel."""
+    """Normal scores of log‖q‖+log‖k‖ and of log‖v‖+log‖out‖ by channel, from squared norms."""
     import numpy as np
 
     parts = _shared(squares, size)
@@ -318,14 +321,15 @@ def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) 
         no evidence: the norms of v and out do not follow each other, as they do after training
     """
     squares = [s for s in map(_squares, blocks) if s is not None]
-    if not squares or len({len(s[0]) for s in squares} | {len(s[1]) for s in squares}) > 2:
-        return nothing("no block has finite attention weights without rows of zeros")
+    if not squares or len({(len(s[0]), len(s[1])) for s in squares}) > 1:
+        return nothing("no attention weights of one width that are finite and free of zero rows")
     rows, shared = len(squares[0][0]), len(squares[0][1])
     sizes = [size for size in range(2, shared) if shared % size == 0]
-    trouble = _misread(squares, sizes)
-    if trouble or not sizes:
-        return nothing(trouble or "the width has no divisor", of=2 * len(squares))
+    trouble = _misread(squares, sizes) if sizes else "the width has no divisor"
+    if trouble:
+        return nothing(trouble, of=2 * len(squares))
     votes = [_votes(s, sizes) for s in squares]
+    tally: dict[int, float] = {}
     for parts, label in (((0, 1), ""), ((1,), " (v and out alone)")):
         tally = _tally([vote[part] for vote in votes for part in parts])
         size = max(sizes, key=lambda s: tally[s])
@@ -355,6 +359,7 @@ def _tally(votes: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _lead(size: int, tally: Mapping[int, float]) -> tuple[float, int | None]:
+    """Nats over the next size, and that size; None stands for "one group"."""
     rivals = {s: nats for s, nats in tally.items() if s != size}
     second = max(rivals, key=lambda s: rivals[s]) if rivals else None
     if second is None or rivals[second] < 0:
@@ -363,13 +368,17 @@ def _lead(size: int, tally: Mapping[int, float]) -> tuple[float, int | None]:
 
 
 def _convincing(
-    size: int, tally: Mapping[int, float], squares: Sequence[Any], votes: Sequence[Any], parts: Sequence[int]
+    size: int,
+    tally: Mapping[int, float],
+    squares: Sequence[tuple[np.ndarray, ...]],
+    votes: Sequence[tuple[dict[int, float], dict[int, float]]],
+    parts: Sequence[int],
 ) -> bool:
     """The lead suffices, v and out do not object, half of all votes agree, and the borders lie where heads begin."""
     alone = _tally([vote[1] for vote in votes])
-    if size < SMALLEST or 3 * size > len(squares[0][1]) or _lead(size, tally)[0] < MARGIN or alone[size] < max(4.0, max(alone.values()) - 2):
+    if size < SMALLEST or 3 * size > len(squares[0][1]) or _lead(size, tally)[0] < MARGIN:
         return False
-    if 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
+    if alone[size] < max(4.0, max(alone.values()) - 2) or 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
         return False
     pairs = [pair for s in squares if (pair := sums(s, size))]
     if any(ordered([pair[part] for pair in pairs], size) for part in parts):

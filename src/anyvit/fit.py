@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from anyvit import canon, init, rewrite
+from anyvit import canon, rewrite
 from anyvit.errors import Unsayable
 from anyvit.lazy import Lazy
 from anyvit.report import Finding, fold
@@ -14,6 +15,7 @@ from anyvit.rules import Dialect, Run, write
 from anyvit.spec import Spec
 
 Tensors = Mapping[str, Lazy]
+B = canon.B
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Fitted:
 
     tensors: Tensors
     spec: Spec
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,72 +32,101 @@ class Step:
     """A rewrite and what it changes in the Spec.
 
     Arguments:
-        removes: canonical names (blocks by `{i}`) that it takes away; the step is tried when the target has none of them.
-        adds: canonical names that it makes; the step is tried when the target wants them.
-        apply: the rewrite.
         text: what it did.
+        apply: the rewrite; gives None where it does not apply.
+        removes: canonical names (blocks by `{i}`) that it takes away; tried when the target lacks one of them.
+        adds: canonical names that it makes; tried when the target wants one of them.
         changes: Spec fields that change.
         exact: whether the function stays the same to the last bit.
     """
 
-    removes: tuple[str, ...]
-    adds: tuple[str, ...]
-    apply: Callable[[Tensors], dict[str, Lazy] | None]
     text: str
-    changes: Mapping[str, Any]
-    exact: bool
+    apply: Callable[[Tensors, Spec], dict[str, Lazy] | None]
+    removes: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()
+    changes: Mapping[str, Any] | Callable[[Tensors], Mapping[str, Any]] = field(default_factory=dict)
+    exact: bool = True
+
+    def changed(self, tensors: Tensors) -> Mapping[str, Any]:
+        """The Spec fields that the rewritten tensors have otherwise."""
+        return self.changes(tensors) if callable(self.changes) else self.changes
 
 
-def _ones(tensors: Tensors) -> dict[str, Lazy] | None:
-    if "blocks.0.ls1" in tensors:
-        return None
-    out = dict(tensors)
-    for i in rewrite.block_numbers(tensors):
-        for name, like in (("ls1", "norm1"), ("ls2", "norm2")):
-            shape = tensors[f"blocks.{i}.{like}.weight"].shape
-            out[f"blocks.{i}.{name}"] = init.new(name, shape, "ones")
-    return out
+def _plain(rewritten: Callable[[Tensors], dict[str, Lazy] | None]) -> Callable[[Tensors, Spec], dict[str, Lazy] | None]:
+    return lambda tensors, spec: rewritten(tensors)
 
 
-def _patch_bias(tensors: Tensors) -> dict[str, Lazy] | None:
-    if "embed.patch.bias" in tensors:
-        return None
-    kernel = tensors["embed.patch.weight"]
-    return {**tensors, "embed.patch.bias": rewrite.zeros(kernel.shape[:1], kernel.dtype)}
+def _no_key_bias(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
+    return rewrite.drop_key_bias(tensors, rotary=spec.rope is not None)
 
 
-def _qkv_bias(tensors: Tensors) -> dict[str, Lazy] | None:
-    out = dict(tensors)
-    for i in rewrite.block_numbers(tensors):
-        for part in "qkv":
-            weight, bias = tensors.get(f"blocks.{i}.attn.{part}.weight"), f"blocks.{i}.attn.{part}.bias"
-            if weight is not None and bias not in out:
-                out[bias] = rewrite.zeros(weight.shape[:1], weight.dtype)
-    return out if len(out) > len(tensors) else None
+def _no_periods(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
+    return rewrite.drop_rope_periods(tensors, spec.rope.base) if spec.rope else None
 
 
-def _split_pos(tensors: Tensors) -> dict[str, Lazy] | None:
-    return rewrite.unfold_prefix_positions(tensors)
+def _periods(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
+    return rewrite.rope_periods(tensors, spec.rope.base, spec.heads_dim // 4) if spec.rope else None
 
 
-B = canon.B
+def _classes(tensors: Tensors) -> dict[str, Any]:
+    return {"num_classes": tensors["head.weight"].shape[0], "projection_dim": None, "projection_bias": False}
+
+
+def _joint(tensors: Tensors) -> dict[str, Any]:
+    return {"num_classes": 0, "projection_dim": tensors["proj.weight"].shape[0], "projection": "linear"}
+
+
+QKV = (B + "attn.q.bias", B + "attn.k.bias", B + "attn.v.bias")
+OUT = (B + "attn.out.bias",)
+MLP = (B + "mlp.fc1.bias", B + "mlp.fc2.bias", B + "mlp.gate.bias", B + "mlp.up.bias", B + "mlp.down.bias")
+PATCH = ("embed.patch.bias",)
+HEADS = ("head.bias", "head_dist.bias", "pre_logits.bias", "proj.bias")
+SCALES = (B + "ls1", B + "ls2")
+POOL = ("pool.q.bias", "pool.k.bias", "pool.v.bias", "pool.out.bias", "pool.mlp.fc1.bias", "pool.mlp.fc2.bias")
+
+
+def _biases(what: str, names: tuple[str, ...], **fields: str) -> tuple[Step, Step]:
+    """Two steps: biases of zeros are dropped, or made."""
+    drop, make = partial(rewrite.drop_zero_biases, patterns=names), partial(rewrite.zero_biases, patterns=names)
+    return (
+        Step(f"{what}, all zero, were dropped", _plain(drop), removes=names, changes=dict.fromkeys(fields.values(), False)),
+        Step(f"{what} of zeros were added", _plain(make), adds=names, changes=dict.fromkeys(fields.values(), True)),
+    )
+
+
 STEPS: tuple[Step, ...] = (
-    Step((), (B + "attn.k.bias",), rewrite.zero_key_bias, "a key bias of zeros was added", {"qkv_bias": True}, True),
-    Step((), (B + "attn.q.bias", B + "attn.k.bias", B + "attn.v.bias"), _qkv_bias,
-         "q, k and v biases of zeros were added", {"qkv_bias": True}, True),
-    Step((B + "ls1", B + "ls2"), (), rewrite.fold_layer_scale,
-         "LayerScale was folded into the matrices before it", {"layer_scale": False}, False),
-    Step((), (B + "ls1", B + "ls2"), _ones, "LayerScale of ones was added", {"layer_scale": True}, True),
-    Step(("embed.pos_prefix",), (), rewrite.fold_prefix_positions,
-         "the prefix rows of the position table were added to their tokens", {"pos_prefix": 0}, False),
-    Step((), ("embed.pos_prefix",), _split_pos, "prefix rows of zeros were added to the position table", {}, True),
-    Step(("embed.patch.bias",), (), rewrite.fold_patch_bias,
-         "the patch bias was folded into the position table", {"patch_bias": False}, False),
-    Step((), ("embed.patch.bias",), _patch_bias, "a patch bias of zeros was added", {"patch_bias": True}, True),
+    Step("a key bias of zeros was added", _plain(rewrite.zero_key_bias), (), QKV[1:2], {"qkv_bias": True}),
+    Step("the key bias, which softmax does not see, was dropped", _no_key_bias, QKV[1:2], (), {"qkv_bias": "qv"}, False),
+    *_biases("q, k and v biases", QKV, field="qkv_bias"),
+    Step("LayerScale was folded into the matrices before it", _plain(rewrite.fold_layer_scale), SCALES, (),
+         {"layer_scale": False}, False),
+    Step("LayerScale of ones was added", _plain(rewrite.unit_layer_scale), (), SCALES,
+         {"layer_scale": True, "mlp_layer_scale": True}),
+    *_biases("biases of the output projections", OUT, field="proj_bias"),
+    *_biases("biases of the MLPs", MLP, field="mlp_bias"),
+    Step("the patch bias was folded into the position table", _plain(rewrite.fold_patch_bias), PATCH, (),
+         {"patch_bias": False}, False),
+    *_biases("patch biases", PATCH, field="patch_bias"),
+    Step("the projection became a classifier with a bias of zeros", _plain(rewrite.projection_as_head),
+         ("proj.weight", "proj.bias"), (), _classes),
+    Step("the classifier, whose bias is zero, became a projection", _plain(rewrite.head_as_projection),
+         ("head.weight",), ("proj.weight",), _joint),
+    *_biases("biases of heads", HEADS),
+    *_biases("biases of the attention pool", POOL, field="pool_bias"),
+    Step("the shared relative position table was given to every block", _plain(rewrite.spread_relative_positions),
+         ("embed.rel_pos",), (B + "attn.rel_pos",), {"pos_embed": "relpos"}),
+    Step("a mask token of zeros was added, which features do not use", _plain(rewrite.zero_mask_token), (),
+         ("embed.mask",), {"mask_token": True}),
+    Step("the periods of the rotary embedding, which follow from its base, were dropped", _no_periods,
+         ("rope.periods",), ()),
+    Step("the periods of the rotary embedding were computed from its base", _periods, (), ("rope.periods",)),
 )  # fmt: skip
+"""In the order in which they are tried."""
 
 
-def fit(tensors: Tensors, spec: Spec, lacks: Collection[str], wants: Collection[str]) -> Fitted:
+def fit(
+    tensors: Tensors, spec: Spec, lacks: Collection[str] = (), wants: Collection[str] = (), rows: int | None = None
+) -> Fitted:
     """Apply the rewrites that remove what a target lacks and make what it wants.
 
     Arguments:
@@ -103,25 +134,44 @@ def fit(tensors: Tensors, spec: Spec, lacks: Collection[str], wants: Collection[
         spec: their architecture.
         lacks: canonical names that the tensors have and the target cannot say.
         wants: canonical names that the target needs and the tensors lack.
+        rows: how many prefix rows the target's position table has; None where any number will do.
     """
+    state = Fitted(tensors, spec)
+    if rows is None and "embed.pos_prefix" in lacks:
+        rows = 0
+    if rows is not None:
+        state = _rows(state, rows)
     lacking, wanting = {_folded(n) for n in lacks}, {_folded(n) for n in wants}
-    findings: list[Finding] = []
     for step in STEPS:
         if not (lacking & set(step.removes) or wanting & set(step.adds)):
             continue
-        done = step.apply(tensors)
+        done = step.apply(state.tensors, state.spec)
         if done is None:
             continue
-        how = "the function is unchanged" if step.exact else "the function is unchanged but for rounding"
-        names = step.removes or step.adds
-        findings.append(Finding("folded", tuple(n.replace("{i}", "N") for n in names), f"{step.text}; {how}"))
-        changes = dict(step.changes)
-        if "embed.pos_prefix" in step.adds:
-            changes["pos_prefix"] = done["embed.pos_prefix"].shape[0]
-        tensors, spec = done, spec.with_facts("given", step.text, **changes)
+        state = _after(state, step.text, done, step.exact, step.changed(done))
         wanting -= {_folded(n) for n in done}
-        lacking -= set(step.removes)
-    return Fitted(tensors, spec, tuple(findings))
+        lacking &= {_folded(n) for n in done}
+    return state
+
+
+def _rows(state: Fitted, rows: int) -> Fitted:
+    before = state.tensors.get("embed.pos_prefix")
+    done = rewrite.prefix_rows(state.tensors, rows)
+    if done is None:
+        return state
+    text = f"prefix rows of the position table: {before.shape[0] if before else 0} → {rows}"
+    if before is not None and before.shape[0] > rows:
+        return _after(state, text + ", added to their tokens", done, False, {"pos_prefix": rows})
+    return _after(state, text + ", with zeros", done, True, {"pos_prefix": rows})
+
+
+def _after(state: Fitted, text: str, done: Tensors, exact: bool, changes: Mapping[str, Any]) -> Fitted:
+    how = "the function is unchanged" if exact else "the function is unchanged but for rounding"
+    before = state.tensors
+    gone = {o: None for n in before if n not in done for o in before[n].origin or (n,)}
+    new = {n: None for n in done if n not in before}
+    finding = Finding("folded", fold(gone or new), f"{text}; {how}")
+    return Fitted(done, state.spec.with_facts("given", text, **changes), (*state.findings, finding))
 
 
 def _folded(name: str) -> str:
@@ -145,6 +195,7 @@ def express(
     *,
     chunks: int | None = None,
     requires: Collection[str] = (),
+    rows: int | None = None,
 ) -> Written:
     """Say canonical tensors in a dialect, rewritten where its words do not reach.
 
@@ -155,44 +206,58 @@ def express(
         prefix: what to put before the tower's names.
         chunks: number of block chunks (`blocks.<chunk>.<index>`), for dialects that have them.
         requires: canonical names that the target needs.
+        rows: prefix rows of the target's position table; None where any number will do.
 
     Raises:
         Unsayable: a tensor that the function needs has no name there, and no rewrite removes it.
     """
-    wants = [name for name in requires if name not in tensors]
-    fitted = fit(tensors, spec, (), wants)
-    for _ in range(3):
+    fitted = fit(tensors, spec, (), [name for name in requires if name not in tensors], rows)
+    for _ in range(4):
         run = _write(fitted, dialect, prefix, chunks)
-        lacking = (*run.leftover, *run.partial, *(n for fault in run.faults for n in fault.names))
-        if not lacking:
-            return Written(run, fitted)
         missing = {name for names in run.partial.values() for name in names}
+        lacking = (*run.leftover, *(n for fault in run.faults for n in fault.names))
+        if not lacking and not missing:
+            return Written(run, fitted)
         again = fit(fitted.tensors, fitted.spec, lacking, missing)
+        if not again.findings:
+            again = fit(fitted.tensors, fitted.spec, (*lacking, *run.partial))
         if not again.findings:
             break
         fitted = replace(again, findings=fitted.findings + again.findings)
     return _without_extras(run, fitted, dialect, prefix, chunks)
 
 
+def axis_sizes(spec: Spec) -> dict[str, int]:
+    """Sizes of axes that a tensor's shape alone does not tell a writer.
+
+    Example:
+        >>> axis_sizes(Spec(num_heads=3, grid=(2, 4)))
+        {'heads': 3, 'c': 3, 't': 1, 'p1': 16, 'p2': 16, 'gh': 2, 'gw': 4}
+    """
+    sizes = {"heads": spec.num_heads, "c": spec.in_chans, "t": spec.num_cls, "p1": spec.patch[0], "p2": spec.patch[1]}
+    return {**sizes, "gh": spec.grid[0], "gw": spec.grid[1]} if spec.grid else sizes
+
+
 def _write(fitted: Fitted, dialect: Dialect, prefix: str, chunks: int | None) -> Run:
     spec = fitted.spec
-    sizes = {"heads": spec.num_heads, "c": spec.in_chans, "t": spec.num_cls, "p1": spec.patch[0], "p2": spec.patch[1]}
-    if spec.grid:
-        sizes |= {"gh": spec.grid[0], "gw": spec.grid[1]}
     chunk = None
     if dialect.chunked:
-        size = max(1, spec.depth // max(1, chunks or 1))
+        # DINOv2 cuts at multiples of depth // chunks, so there can be more chunks than were asked for
+        size = max(1, spec.depth // (chunks or 1))
 
         def chunk(index: int) -> int:
             return index // size
 
-    return write(fitted.tensors, dialect, prefix, sizes, chunk)
+    return write(fitted.tensors, dialect, prefix, axis_sizes(spec), chunk)
 
 
 def _without_extras(run: Run, fitted: Fitted, dialect: Dialect, prefix: str, chunks: int | None) -> Written:
     """The same without what features do not need (heads, mask tokens), or a refusal."""
     lacking = dict.fromkeys((*run.leftover, *run.partial, *(n for fault in run.faults for n in fault.names)))
-    needed = [n for n in lacking if canon.is_backbone(n)]
+    # a head without its bias is another head
+    heads = [n.replace("bias", "weight") for n in lacking if n in HEADS]
+    lacking.update(dict.fromkeys(n for n in heads if n in fitted.tensors))
+    needed = [n for n in lacking if canon.is_backbone(n) or n == "rope.periods"]
     if needed:
         faults = "; ".join(fault.text for fault in run.faults[:2])
         raise Unsayable(
@@ -202,12 +267,31 @@ def _without_extras(run: Run, fitted: Fitted, dialect: Dialect, prefix: str, chu
             remedy="convert to a dialect that has it: anyvit dialects",
         )
     kept = {n: t for n, t in fitted.tensors.items() if n not in lacking}
-    cause = f"{dialect.name} has no words for it; it was left out"
-    finding = Finding("unsayable", fold(lacking), cause, None)
-    fitted = Fitted(kept, fitted.spec, (*fitted.findings, finding))
-    return Written(_write(fitted, dialect, prefix, chunks), fitted)
+    left = Fitted(kept, without_heads(fitted.spec, kept), (*fitted.findings, left_out(dialect, fitted.tensors, lacking)))
+    return Written(_write(left, dialect, prefix, chunks), left)
 
 
-def order_like(names: Sequence[str], tensors: Tensors) -> dict[str, Lazy]:
-    """The tensors in the order of `names`, the rest behind."""
-    return {**{n: tensors[n] for n in names if n in tensors}, **tensors}
+def left_out(dialect: Dialect, tensors: Tensors, names: Collection[str]) -> Finding:
+    """What to say of tensors that features do not need and a dialect has no words for."""
+    origins = dict.fromkeys(o for n in names for o in tensors[n].origin or (n,))
+    if set(names) == {"embed.mask"}:
+        return Finding("ignored", fold(origins), "the mask token, which features do not use, was left out")
+    return Finding("unsayable", fold(origins), f"{dialect.name} has no words for it; it was left out")
+
+
+def without_heads(spec: Spec, tensors: Tensors) -> Spec:
+    """The Spec of tensors of which heads or the mask token were left out."""
+    changes: dict[str, Any] = {}
+    if spec.num_classes and "head.weight" not in tensors:
+        changes["num_classes"] = 0
+    if spec.head_norm and "head_norm.mean" not in tensors:
+        changes["head_norm"] = False
+    if spec.pre_logits_dim and "pre_logits.weight" not in tensors:
+        changes["pre_logits_dim"] = None
+    if spec.projection_dim and not any(n.startswith("proj.") for n in tensors):
+        changes["projection_dim"] = None
+    if spec.neck_dim and "neck.conv1.weight" not in tensors:
+        changes["neck_dim"] = None
+    if spec.mask_token and "embed.mask" not in tensors:
+        changes["mask_token"] = False
+    return spec.with_facts("given", "left out", **changes) if changes else spec

@@ -105,9 +105,12 @@ class Pattern:
 
     def variants(self) -> Iterator[Variant]:
         """Every way to choose among its options."""
+        return iter(self._variants)
+
+    @cached_property
+    def _variants(self) -> tuple[Variant, ...]:
         choices = [range(len(p.options)) for p in self.parts if isinstance(p, Slot) and p.options]
-        for choice in product(*choices):
-            yield self._variant(iter(choice))
+        return tuple(self._variant(iter(choice)) for choice in product(*choices))
 
     def _variant(self, choice: Iterator[int]) -> Variant:
         text = ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from anyvit import canon, configs, conform, diagnose, dialects, rewrite, weight_sets
 from anyvit.dialects import lineages
-from anyvit.errors import BadArgument
+from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
 from anyvit.lazy import Checkpoint, Lazy, Note
 from anyvit.recognise import Match, blocks, fit, matches, unwrapped
@@ -28,12 +28,14 @@ class Ask:
         dialect: the name of its dialect, or a `Dialect`; None to recognise it.
         heads: the head count.
         grid: rows and columns of the stored position table, in tokens.
+        values: whether a position table may be read where its shape leaves the grid open.
     """
 
     weights: str | None = None
     dialect: str | Dialect | None = None
     heads: int | None = None
     grid: tuple[int, int] | None = None
+    values: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:  # noqa: B0
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
-    run, more = _translate(tensors, match, facts)
+    run, more = _translate(tensors, match, facts, ask.values)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
     findings = [*choice.findings, *more, *changes, *notes]
     findings += [Finding("note", (), text) for text in given.notes]
@@ -208,7 +210,7 @@ def _arguments(ask: Ask, given: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def _translate(
-    tensors: Mapping[str, Lazy], match: Match, facts: Mapping[str, Fact]
+    tensors: Mapping[str, Lazy], match: Match, facts: dict[str, Fact], values: bool
 ) -> tuple[Run, list[Finding]]:
     """The canonical tensors; the prefix rows of the position table are found by fit."""
     sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
@@ -220,7 +222,7 @@ def _translate(
     waiting = [f for f in run.faults if _is_table(f)]
     if not waiting:
         return run, []
-    rows, count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts)
+    rows, count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts, values)
     if count is None:
         return run, findings
     table = read({n: tensors[n] for n in waiting[0].names}, match.dialect, match.prefix, {**sizes, "k": count})
@@ -242,7 +244,7 @@ Source: NVlabs/RADIO, RADIOv2.5: one class token for each of four teachers; the 
 
 
 def _prefix_rows(
-    name: str, tensors: Mapping[str, Lazy], canonical: Mapping[str, Lazy], facts: Mapping[str, Fact]
+    name: str, tensors: Mapping[str, Lazy], canonical: Mapping[str, Lazy], facts: dict[str, Fact], values: bool
 ) -> tuple[int, int | None, list[Finding]]:
     """How many rows of a position table belong to prefix tokens: the one count that leaves a valid grid.
 
@@ -264,6 +266,11 @@ def _prefix_rows(
                 expected=" or ".join(str(grid[0] * grid[1] + c) for c in options),
             )  # fmt: skip
     square = [count for count in options if rows > count and isqrt(rows - count) ** 2 == rows - count]
+    seen = _seen_grid(tensors[name], options) if values and not square else None
+    if seen is not None:
+        facts["grid"] = Fact(seen[0][1:], "measured", f"the weights: {seen[1]}")
+        cause = f"the position table is read as {seen[0][1]} × {seen[0][2]}: {seen[1]}"
+        return rows, seen[0][0], [Finding("assumed", (name,), cause, f"grid=({seen[0][2]}, {seen[0][1]}) is its mirror")]
     if not square:
         left = rows - options[0]
         shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
@@ -280,6 +287,20 @@ def _prefix_rows(
         cause = f"the position table is read as {side} × {side} without a row for cls; it could also be {other}"
         findings.append(Finding("assumed", (name,), cause, f"grid=({side - 1}, {side + 1})"))
     return rows, count, findings
+
+
+def _seen_grid(table: Lazy, options: Sequence[int]) -> tuple[tuple[int, int, int], str] | None:
+    """The grid that neighbouring rows of a trained table show, where no count leaves a square; reads the table."""
+    from anyvit import evidence_tables
+
+    try:
+        values = table.read()
+    except AnyvitError:
+        return None
+    verdict = evidence_tables.positions(values.reshape(-1, values.shape[-1]).astype("float32"))
+    if verdict.value is None or verdict.value[0] not in options:
+        return None
+    return tuple(verdict.value), verdict.text
 
 
 def _given_grid(facts: Mapping[str, Fact]) -> tuple[int, int] | None:

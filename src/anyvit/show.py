@@ -79,9 +79,9 @@ def _head(report: Report, style: Style) -> str:
         ]
     elif report.match is None:
         rows.append(("is", "no Vision Transformer that can be loaded"))
-    fates = Counter(report.fates.values()).most_common()
-    became = "" if len(fates) == 1 and fates[0][0] == "carried" else ": " + ", ".join(f"{n} {fate}" for fate, n in fates)
-    rows.append(("file", f"{report.container}, {count} tensors of {number(size)} numbers" + (became if fates else "")))
+    fates = Counter(report.fates.values())
+    became = ": " + ", ".join(f"{n} {fate}" for fate, n in fates.most_common()) if set(fates) - {"carried"} else ""
+    rows.append(("file", f"{report.container}, {count} tensors of {number(size)} numbers{became}"))
     if report.weight_sets:
         rows.append(("also", "weight sets " + listing([f'"{p}"' for p in report.weight_sets], 3 * style.width)))
     lines = [f"{mark} {style.strong(report.path or 'a mapping')}"]
@@ -253,15 +253,21 @@ def _constructors(report: Report, style: Style) -> str:
     wide = max(len(name) for name in chosen)
     lines = [style.strong("To build a model that holds these weights")]
     for name in chosen:
-        lines += hang(report.constructors[name], f"  {name:<{wide}}  ", style)
+        line = report.constructors[name].replace('"FILE"', _quoted(report.path))
+        lines += hang(line, f"  {name:<{wide}}  ", style)
     rest = [name for name in report.constructors if name not in chosen]
     return "\n".join(lines + hang("also " + ", ".join(rest), "  ", style) if rest else lines)
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if path and not set(path) & {'"', "\\"} else repr(path) if path else "…"
 
 
 def _chosen(report: Report) -> list[str]:
     """The libraries whose lines are shown: ours and timm, what the file's own dialect is called, then the others."""
     own = report.match.dialect.name.removesuffix("-chunked") if report.match else ""
-    names = sorted(report.constructors, key=lambda name: (name not in ("anyvit", "timm"), own not in (name, f"hf-{name}")))
+    first = ("anyvit", "timm", own, f"hf-{own}")
+    names = sorted(report.constructors, key=lambda name: name not in first)
     return [name for name in report.constructors if name in names[:LINES]]
 
 
@@ -288,11 +294,7 @@ def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]
     """
     flush = set(right)
     wide = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))] if rows else []
-    return [
-        "  ".join(f"{cell:>{w}}" if n in flush else f"{cell:<{w}}" for n, (cell, w) in enumerate(zip(row, wide, strict=True)))
-        .rstrip()
-        for row in rows
-    ]  # fmt: skip
+    return ["  ".join(f"{row[n]:{'>' if n in flush else '<'}{w}}" for n, w in enumerate(wide)).rstrip() for row in rows]
 
 
 def number(count: int) -> str:

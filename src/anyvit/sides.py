@@ -135,7 +135,7 @@ def named_blocks(reading: Reading, parts: Mapping[str, nn.Module]) -> tuple[nn.M
         if "i" not in hit.numbers or not (hit.item.ours or "").startswith("blocks.") or not name.startswith(match.prefix):
             continue
         inner = name[len(match.prefix) :]
-        head = next((found.group() for start in starts if (found := start.match(inner))), None)
+        head = next((text.group() for start in starts if (text := start.match(inner))), None)
         part = parts.get(match.prefix + head.rstrip(".")) if head else None
         if part is not None:
             found.setdefault(hit.numbers["i"], part)

@@ -84,7 +84,7 @@ def test_what_one_process_saved(saved: Path) -> None:
 def test_leaves_are_read_when_looked_up(saved: Path) -> None:
     extras = dcp.read(saved).extras
     assert set(extras) == {"optimizer", "iteration", "args", "train"}
-    assert extras["iteration"] == 199 and extras["train"] == {"epoch": 4, "loss": {"0": 1.5}}
+    assert extras["iteration"] == 199 and extras["train"] == {"epoch": 4, "loss": [1.5]}
     assert isinstance(extras["args"], Inert) and extras["args"].state["patch_size"] == 14
     assert isinstance(extras["optimizer"], Inert) and extras.get("absent") is None
 
@@ -183,7 +183,7 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
         "both": ([((0, 0), ones(2, 3)), ((1, 0), ones(2, 3))], "overlap"),
     }
     for name, (chunks, message) in cases.items():
-        with pytest.raises(FileError, match=f"{message}: {name}"):
+        with pytest.raises(FileError, match=f"{message}.*: {name}"):
             dcp.read(write(tmp_path / name, {name: chunks}, {name: (4, 3)}))
 
 

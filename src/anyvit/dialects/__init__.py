@@ -1,6 +1,12 @@
-"""The registry: every dialect there is, in the order of preference between equals."""
+"""The registry: every dialect there is, in the order of preference between equals.
+
+The package is also the verb that lists them: `anyvit.dialects()`.
+"""
 
 from __future__ import annotations
+
+import sys
+from types import ModuleType
 
 from anyvit.dialects import (
     aimv2,
@@ -114,3 +120,13 @@ def get(name: str) -> Dialect:
     names = [dialect.name for dialect in ALL]
     close = get_close_matches(name, names, n=5, cutoff=0.4)
     raise BadArgument(f"no dialect is called {name!r}", expected=" or ".join(close or names), remedy="anyvit dialects")
+
+
+class _Listing(ModuleType):
+    """A package that can be called: importing it binds its name over any function of that name in its parent."""
+
+    def __call__(self) -> tuple[Dialect, ...]:
+        return ALL
+
+
+sys.modules[__name__].__class__ = _Listing
