@@ -26,11 +26,12 @@ def line(number: int, content: str) -> str:
         if code := re.fullmatch(r"\033\[(\d+)m", part):
             colour = COLOURS.get(code.group(1), "#c9d1d9")
             continue
+        bold = ' font-weight="600"' if colour == COLOURS["1"] else ""
         for word in re.finditer(r"\S+(?: \S+)*", part):
             x, width = MARGIN + (column + word.start()) * ACROSS, len(word.group()) * ACROSS
             pieces.append(
                 f'<text x="{x:.1f}" y="{MARGIN + (number + 1) * DOWN}" textLength="{width:.1f}" '
-                f'lengthAdjust="spacingAndGlyphs" fill="{colour}">{escape(word.group())}</text>'
+                f'lengthAdjust="spacingAndGlyphs" fill="{colour}"{bold}>{escape(word.group())}</text>'
             )
         column += len(part)
     return "\n".join(pieces)
@@ -47,7 +48,8 @@ def draw(content: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}">\n'
         f'<rect width="100%" height="100%" rx="8" fill="#0d1117"/>\n'
-        f'<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" font-size="13">\n{body}\n</g>\n</svg>\n'
+        f'<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" font-size="13">\n'
+        f"{body}\n</g>\n</svg>\n"
     )
 
 

@@ -1,6 +1,6 @@
 """Trains the Vision Transformer that `anyvit demo` ships with, on scikit-learn's handwritten digits.
 
-Example: python scripts/train_demo.py            (about five minutes of processor time)
+Example: python scripts/train_demo.py            (six minutes on two busy cores)
 A student learns the digits; a teacher, its running average, sets it a second task as in DINO: see a changed and partly
 masked picture as the teacher sees another view of it. Both are saved as a DINOv2 training run leaves them: teacher
 beside student, blocks in chunks, `module.` before the student's names, projection heads, arguments, all in float16.

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import adapt as adaptation
 from anyvit import containers
-from anyvit.adapt import AdaLN, Adapted, Wanted
 from anyvit.errors import BadArgument
 from anyvit.lazy import Checkpoint, Lazy
 from anyvit.reading import Ask, Reading, understand
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from anyvit.adapt import AdaLN, Adapted, Wanted
     from anyvit.model import ViT
 
 Source = Any
@@ -91,6 +90,7 @@ def load(
     from anyvit.torch_io import require_torch
 
     require_torch("to build a model")
+    from anyvit.adapt import Wanted
     from anyvit.assemble import build_vit
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
@@ -136,6 +136,7 @@ def load_into(
     from anyvit.torch_io import require_torch
 
     require_torch("to fill a module")
+    from anyvit.adapt import Wanted
     from anyvit.into import fill
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
@@ -179,6 +180,7 @@ def convert(
         Unsayable: the target has no words for something the function needs.
         FileError: the file cannot be read, or the target cannot be written; nothing half-written stays.
     """
+    from anyvit.adapt import Wanted
     from anyvit.export import write_out
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
@@ -190,11 +192,11 @@ def convert(
 
 
 def _opened(path: Source) -> Checkpoint:
-    from anyvit.module import checkpoint_of
-
     if isinstance(path, Checkpoint):
         return path
     if hasattr(path, "state_dict") and hasattr(path, "named_modules"):
+        from anyvit.module import checkpoint_of
+
         return checkpoint_of(path)
     if not isinstance(path, (str, Path, Mapping)) and not hasattr(path, "__fspath__"):
         raise BadArgument("a path, a folder or a mapping name → tensor is expected", found=type(path).__name__)
@@ -210,8 +212,10 @@ def _understood(path: Source, ask: Ask) -> Reading:
 
 
 def _adapted(found: Reading, wanted: Wanted) -> Adapted:
+    from anyvit.adapt import adapt
+
     assert found.spec is not None
-    return adaptation.adapt(found.tensors, found.spec, wanted)
+    return adapt(found.tensors, found.spec, wanted)
 
 
 def _final_report(found: Reading, state: Adapted) -> Report:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from math import isqrt, prod
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ class Axes:
     @property
     def joins(self) -> bool:
         """Whether it joins tensors of unequal length, any of which may be absent."""
-        return self.flip().cuts
+        return self.right[0].joined is not None and len(self.left) > 1
 
     def flip(self) -> Axes:
         """The inverse."""
@@ -204,6 +204,8 @@ def _concat(parts: Sequence[Lazy], axis: int) -> Lazy:
 
 def same_dtype(parts: Sequence[Lazy]) -> list[Lazy]:
     """Tensors brought to the one element type that holds all of them."""
+    if len(parts) == 1:
+        return list(parts)
     kinds = {part.dtype for part in parts}
     if len(kinds) == 1:
         return list(parts)
@@ -231,12 +233,20 @@ def _rearrange(
     known = dict(sizes)
     if into is not None and into > 1 and len(right.groups[0]) == 1:
         known[right.groups[0][0]] = into
-    solved = solve([left], [full], known, text)
+    solved, come, go = _solved(left, right, full, tuple(known.items()), text)
+    outputs = _regroup(inputs, list(come), list(go), right, solved, into)
+    return outputs, {name: size for name, size in solved.items() if not name.startswith("...")}
+
+
+@lru_cache(maxsize=256)
+def _solved(
+    left: Side, right: Side, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...], text: str
+) -> tuple[Mapping[str, int], tuple[str, ...], tuple[str, ...]]:
+    """The sizes of all axes and their order on both sides; every block of a model asks the same."""
+    solved = solve([left], [shape], dict(sizes), text)
     if not all(solved.values()):
         raise AxesError(f"an axis of {text!r} is empty", found=shape)
-    from_axes, to_axes = _elements(left, solved), _elements(right, solved)
-    outputs = _regroup(inputs, from_axes, to_axes, right, solved, into)
-    return outputs, {name: size for name, size in solved.items() if not name.startswith("...")}
+    return solved, tuple(_elements(left, solved)), tuple(_elements(right, solved))
 
 
 def _open(side: Side) -> bool:

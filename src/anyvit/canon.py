@@ -10,7 +10,6 @@ projection · s anything else. Linear weights are (out, in), convolutions (out, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -125,9 +124,6 @@ def _table() -> Mapping[str, tuple[Name, str]]:
     return entries
 
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
-
-
 def lookup(name: str) -> tuple[Name, str] | None:
     """The vocabulary's entry for a canonical name, and its axes; None for a name that is not canonical.
 
@@ -136,7 +132,10 @@ def lookup(name: str) -> tuple[Name, str] | None:
         >>> entry.role, axes
         ('attention', 'd d')
     """
-    return _table().get(_BLOCK.sub("blocks.{i}.", name, count=1))
+    if name.startswith("blocks."):
+        number, _, rest = name[7:].partition(".")
+        name = B + rest if number.isdecimal() else name
+    return _table().get(name)
 
 
 def block_of(name: str) -> int | None:
@@ -146,8 +145,10 @@ def block_of(name: str) -> int | None:
         >>> block_of("blocks.11.attn.q.weight"), block_of("norm.bias")
         (11, None)
     """
-    match = _BLOCK.match(name)
-    return int(match.group(1)) if match else None
+    if not name.startswith("blocks."):
+        return None
+    number, dot, _ = name[7:].partition(".")
+    return int(number) if dot and number.isdecimal() else None
 
 
 def role(name: str) -> str:

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -69,7 +70,9 @@ def _refuse(text: str, kind: str, as_json: bool) -> int:
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is JSON too where JSON was asked for."""
 
-    as_json = False
+    def __init__(self, *args: Any, as_json: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.as_json = as_json
 
     def error(self, message: str) -> NoReturn:
         if self.as_json:
@@ -86,7 +89,7 @@ def parser(as_json: bool = False) -> argparse.ArgumentParser:
     """
     from anyvit import __version__
 
-    kind = type("Parser", (_Parser,), {"as_json": as_json})
+    kind: Any = partial(_Parser, as_json=as_json)
     top = kind(prog="anyvit", description="Any Vision Transformer checkpoint into any model: proven right, or why not.")
     top.add_argument("--version", action="version", version=f"anyvit {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=kind)
@@ -251,9 +254,7 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
 
 def _load(args: argparse.Namespace) -> Answer:
     from anyvit import load
-    from anyvit.torch_io import require_torch
 
-    require_torch("to build a model")
     vit = load(args.file, **_asked(args), dtype=_dtype(args.dtype), device=args.device)
     shape, features = _random_picture(vit)
     shapes = {name: tuple(value.shape) for name, value in vars(features).items() if hasattr(value, "shape")}
@@ -264,12 +265,14 @@ def _load(args: argparse.Namespace) -> Answer:
 
 
 def _dtype(name: str | None) -> Any:
+    if name is None:
+        return None
     import torch
 
     from anyvit.errors import BadArgument
 
-    found = None if name is None else getattr(torch, name, None)
-    if name is not None and not isinstance(found, torch.dtype):
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
         raise BadArgument(f"no element type is called {name!r}", expected="float32, float16, bfloat16, …")
     return found
 

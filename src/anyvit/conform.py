@@ -32,11 +32,20 @@ def check(
 
 def width_of(tensors: Mapping[str, Lazy]) -> int:
     """The width that most norms and square matrices agree on; 0 where there are none."""
-    votes: Counter[int] = Counter()
-    for name, tensor in tensors.items():
-        found = canon.lookup(name)
-        if found and found[1] == "d" and len(tensor.shape) == 1:
-            votes[tensor.shape[0]] += 1
+    return _width(_rows(tensors))
+
+
+Row = tuple[str, Lazy, canon.Name, list[str]]
+"""A canonical name, its tensor, its entry in the vocabulary and its axes."""
+
+
+def _rows(tensors: Mapping[str, Lazy]) -> list[Row]:
+    known = ((name, tensor, canon.lookup(name)) for name, tensor in tensors.items())
+    return [(name, tensor, found[0], found[1].split()) for name, tensor, found in known if found]
+
+
+def _width(rows: Sequence[Row]) -> int:
+    votes = Counter(tensor.shape[0] for _, tensor, _, axes in rows if axes == ["d"] and len(tensor.shape) == 1)
     return votes.most_common(1)[0][0] if votes else 0
 
 
@@ -85,15 +94,22 @@ def _uneven(tensors: Mapping[str, Lazy], present: Sequence[int], spell: Spell) -
         other = "the other blocks lack them" if extra else "the other blocks have them"
         cause = f"{len(names)} tensors {verb} block{'s' * (len(numbers) > 1)} {ranges(numbers)}; {other}"
         findings.append(Finding("missing", listed, cause, "the file was cut or edited; get it whole", True))
-    return findings + _required(by_name, spell)
+    return findings + _required(by_name, spell, _parallel(tensors))
+
+
+def _parallel(tensors: Mapping[str, Lazy]) -> bool:
+    """Whether one matrix feeds attention and MLP, so that one norm is enough; what else it means the Spec says."""
+    query, first = (tensors.get(B.format(i=0) + name) for name in ("attn.q.weight", "mlp.fc1.weight"))
+    return query is not None and first is not None and bool(set(query.origin) & set(first.origin))
 
 
 def _needed(name: str) -> bool:
     return any(B + name == r for r in REQUIRED) or any(name in mlp for mlp in MLPS)
 
 
-def _required(by_name: Mapping[str, set[int]], spell: Spell) -> list[Finding]:
+def _required(by_name: Mapping[str, set[int]], spell: Spell, parallel: bool) -> list[Finding]:
     missing = [name for name in REQUIRED if name.removeprefix(B) not in by_name]
+    missing = [name for name in missing if not (parallel and name.endswith("norm2.weight"))]
     if not any(all(name in by_name for name in mlp) for mlp in MLPS):
         gated = any(name.startswith("mlp.gate") for name in by_name)
         missing += [B + name for name in MLPS[int(gated)] if name not in by_name]
@@ -105,14 +121,14 @@ def _required(by_name: Mapping[str, set[int]], spell: Spell) -> list[Finding]:
 
 
 def _shapes(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Finding]:
-    width = width_of(tensors)
-    sizes = {"d": width, "m": _mode(tensors, "m", width), "c": _mode(tensors, "c", width)}
+    rows = _rows(tensors)
+    width = _width(rows)
+    sizes = {"d": width, "m": _mode(rows, "m", width), "c": _mode(rows, "c", width)}
     wrong: dict[str, list[tuple[str, str, str]]] = {}
-    for name, tensor in tensors.items():
-        found = canon.lookup(name)
-        if found is None or found[0].role in ("head", "neck", "pool"):
+    for name, tensor, entry, axes in rows:
+        if entry.role in ("head", "neck", "pool"):
             continue
-        kind, want = _compare(found[1].split(), tensor.shape, sizes)
+        kind, want = _compare(axes, tensor.shape, sizes)
         if kind:
             origin = tensor.origin[0] if tensor.origin else name
             stored = source[origin].shape if origin in source else tensor.shape
@@ -122,16 +138,14 @@ def _shapes(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Fin
     return [_shape_finding(kind, rows) for kind, rows in wrong.items()]
 
 
-def _mode(tensors: Mapping[str, Lazy], letter: str, width: int) -> int:
+def _mode(rows: Sequence[Row], letter: str, width: int) -> int:
     votes: Counter[int] = Counter()
-    for name, tensor in tensors.items():
-        found = canon.lookup(name)
-        if found and canon.block_of(name) is not None:
-            letters = found[1].split()
-            if letters == [letter] == letters[: len(tensor.shape)]:
+    for _, tensor, entry, axes in rows:
+        if letter in axes and entry.pattern.startswith(B):
+            if axes == [letter] == axes[: len(tensor.shape)]:
                 votes[tensor.shape[0]] += 2
-            elif letter in letters and len(letters) == len(tensor.shape) == 2 and width in tensor.shape:
-                votes[tensor.shape[letters.index(letter)]] += 1
+            elif len(axes) == len(tensor.shape) == 2 and width in tensor.shape:
+                votes[tensor.shape[axes.index(letter)]] += 1
     return votes.most_common(1)[0][0] if votes else 0
 
 

@@ -6,6 +6,7 @@ blocks in chunks, projection heads, arguments. The pictures are held-out handwri
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -246,10 +247,16 @@ def _as_trained(out: Path, vit: ViT) -> ViT:
 
 
 def _reason(error: AnyvitError) -> str:
-    """Why, in one line: the tensors that a dialect has no words for, or the message."""
-    names = ", ".join(dict.fromkeys(name.replace("blocks.{0..3}.", "") for name in error.names))
+    """Why, in one line: the parts that a dialect has no words for, what its models always have, or the message."""
     cause = error.cause.splitlines()[0].removeprefix(f"{CHECKPOINT}: ")
-    return clip(f"no words for {names}" if "has no words for" in cause else cause, 90)
+    if "has no words for" in cause:
+        parts = dict.fromkeys(PART.sub("", name) for name in error.names)
+        return clip(f"no words for {', '.join(parts)}", 90)
+    return clip(f"{error.usual}" if "cannot say this model" in cause and error.usual else cause, 90)
+
+
+PART = re.compile(r"^.*backbone\.|blocks(\.\d+)+\.|blocks\.\{[^}]*\}\.|\.(weight|bias)$")
+"""What is left out of a name to tell a part of the model: the tower, the block, weight or bias."""
 
 
 def _line(row: Row) -> str:
@@ -319,6 +326,8 @@ def _last(demo: Demo, style: Style) -> list[str]:
     if demo.ok:
         exact = sum(row.delta == 0 for row in kept)
         how = f"{exact} to the last bit, {len(kept) - exact} but for rounding"
+        if other := sum("moves tokens" in row.note for row in kept):
+            how += f"; {other} with the source's activation and eps instead of their project's"
         return [f"{style.good('✓')} all {len(kept)} conversions keep accuracy and outputs ({how})"]
     if bad:
         text = f"{len(bad)} of {len(kept) + len(bad)} conversions do not keep accuracy and outputs: "

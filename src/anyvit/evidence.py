@@ -10,17 +10,27 @@ Source: https://arxiv.org/abs/1806.00900 (balance), https://arxiv.org/abs/2012.0
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
+
+from anyvit.evidence_norms import (
+    balance,
+    bordered,
+    column_squares,
+    groups,
+    ordered,
+    row_squares,
+    scores,
+    together,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-MARGIN = 15.0
+__all__ = ["Attention", "Verdict", "balance", "groups", "heads", "nothing", "sample", "sums"]
+
+MARGIN = 20.0
 """Nats by which a verdict must lead the next candidate; measured in docs/evidence.md."""
 
 CAP = 40.0
@@ -29,14 +39,6 @@ CAP = 40.0
 SMALLEST = 8
 """Channels of the smallest head that is believed; smaller groups compete, so that rotary pairs do not pass as heads.
 Fewer than three heads are not believed either: one step in the norms looks like two."""
-
-
-STRANGE = 4.0
-"""Standard errors from which the channels of a head count as ordered; real weights stay below 2.5."""
-
-
-JUMP = 3.0
-"""Standard errors that one jump between half heads counts at most; damage in one block cannot outweigh the others."""
 
 
 @dataclass(frozen=True)
@@ -88,168 +90,6 @@ class Verdict:
 def nothing(text: str, nats: float = 0.0, of: int = 0, candidates: Mapping[Any, float] | None = None) -> Verdict:
     """The verdict without a value: no evidence, and why."""
     return Verdict(None, nats, 0, of, "no evidence: " + text, candidates or {})
-
-
-def row_squares(weight: np.ndarray) -> np.ndarray:
-    """Squared norm of each row, (rows,); read in float32 whatever is stored."""
-    import numpy as np
-
-    w = np.asarray(weight, np.float32)
-    return np.einsum("ij,ij->i", w, w)
-
-
-def column_squares(weight: np.ndarray) -> np.ndarray:
-    """Squared norm of each column, (columns,)."""
-    import numpy as np
-
-    w = np.asarray(weight, np.float32)
-    return np.einsum("ij,ij->j", w, w)
-
-
-@lru_cache(maxsize=32)
-def _quantiles(n: int) -> np.ndarray:
-    import numpy as np
-
-    half = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n // 2)])
-    return np.concatenate([half, np.zeros(n % 2), -half[::-1]])
-
-
-def scores(x: np.ndarray) -> np.ndarray:
-    """Normal scores: each value replaced by the normal quantile of its rank, so that no outlier rules.
-
-    Arguments:
-        x: (n,), any scale.
-
-    Returns:
-        (n,), mean 0; all zeros where x is not finite, or a tenth of it repeats, or it is sorted: no trained norms are.
-    """
-    import numpy as np
-
-    rank = np.argsort(x)
-    ordered, quantiles = x[rank], _quantiles(len(x))
-    if not np.isfinite(x).all() or int((ordered[1:] == ordered[:-1]).sum()) > 0.1 * len(x):
-        return np.zeros(len(x))
-    out = np.empty(len(x))
-    out[rank] = quantiles
-    return np.zeros(len(x)) if abs(float(out @ quantiles)) > 0.97 * float(quantiles @ quantiles) else out
-
-
-def balance(a_rows: np.ndarray, b_rows: np.ndarray) -> float:
-    """Correlation of two vectors of channel norms, by normal scores.
-
-    Arguments:
-        a_rows, b_rows: (n,) norms, squared norms or their logarithms of the same channels.
-
-    Returns:
-        r in -1 … 1; 0 where either does not vary.
-
-    Example:
-        >>> import numpy as np
-        >>> round(balance(np.array([4.0, 1.0, 2.0, 3.0]), np.array([9.0, 4.0, 3.0, 5.0])), 2)
-        0.76
-    """
-    return correlation(scores(a_rows), scores(b_rows))
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of two vectors of mean 0, (n,) each; 0 where either is constant."""
-    both = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / both if both else 0.0
-
-
-def together(a: np.ndarray, b: np.ndarray) -> float:
-    """Log likelihood ratio of "these normal scores rise together" over "independent"; 0 where they do not rise.
-
-    Source: bivariate normal, -n/2·log(1 - r²).
-    """
-    r = max(0.0, min(correlation(a, b), 0.9999))
-    return -len(a) / 2 * math.log1p(-r * r)
-
-
-def groups(x: np.ndarray, sizes: Iterable[int]) -> dict[int, float]:
-    """How much better x is explained by consecutive groups of one size than as one group.
-
-    One-way random effects by restricted likelihood: groups differ by a normal offset. Unlike one free mean for each
-    group (BIC), many small groups are not punished for their number, so weak evidence does not lean to large groups.
-
-    Arguments:
-        x: (n,) one number for each channel; give `scores` of log norms.
-        sizes: divisors of n.
-
-    Returns:
-        size → nats over one group, less the cost of the one parameter more.
-
-    Source: https://en.wikipedia.org/wiki/Restricted_maximum_likelihood, balanced one-way layout.
-    """
-    n = len(x)
-    total = float(x @ x) - n * float(x.mean()) ** 2
-    found = {}
-    for size in sizes:
-        count = n // size
-        if total <= 1e-12 or not 1 < count < n:
-            found[size] = 0.0
-            continue
-        means = x.reshape(count, size).mean(1)
-        between = size * float(((means - means.mean()) ** 2).sum())
-        outer, inner = between / (count - 1), max(total - between, 1e-9 * total) / (n - count)
-        gain = 0.0
-        if outer > inner:
-            gain = (n - 1) * math.log(total / (n - 1)) - (n - count) * math.log(inner) - (count - 1) * math.log(outer)
-        found[size] = gain / 2 - 0.5 * math.log(count) - 1
-    return found
-
-
-def neighbours(x: np.ndarray, size: int) -> float:
-    """Correlation of neighbouring channels within their head, in standard errors.
-
-    Without rotary positions nothing orders the channels of a head, so this is noise around 0. It is large where the
-    borders are wrong, where channels drift or repeat, and in q and k of rotary models.
-
-    Arguments:
-        x: (n,) normal scores.
-        size: channels of a head.
-
-    Source: https://en.wikipedia.org/wiki/Autocorrelation, mean removed in each head.
-    """
-    inner = x.reshape(-1, size)
-    inner = inner - inner.mean(1, keepdims=True)
-    total = float((inner * inner).sum())
-    if total <= 1e-12:
-        return 0.0
-    lagged = float((inner[:, 1:] * inner[:, :-1]).sum()) / total
-    return (lagged + (1 - 1 / size) / size) * math.sqrt(len(x))
-
-
-def ordered(vectors: Sequence[np.ndarray], size: int) -> bool:
-    """Whether the channels of a head are not exchangeable in several vectors together, or in a single one."""
-    limit = STRANGE + 1
-    z = [max(-limit, min(limit, neighbours(x, size))) for x in vectors]
-    return abs(sum(z)) > STRANGE * math.sqrt(len(z))
-
-
-def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
-    """Whether norms jump at most borders between heads, and nowhere inside a head as much.
-
-    A drift, a damaged range, a file cut elsewhere or one step at any place also make groups differ; they fail here.
-
-    Arguments:
-        vectors: normal scores, (n,) each.
-        size: channels of a head.
-    """
-    import numpy as np
-
-    half, jumps = size // 2, []
-    for x in vectors:
-        rows = x.reshape(-1, size)
-        inner = max(float(rows.var(1, ddof=1).mean()), 1e-9)
-        halves = np.stack([rows[:, :half].mean(1), rows[:, size - half :].mean(1)], 1).reshape(-1)
-        # half heads side by side, in standard errors of their difference; alternately inside a head and at a border
-        jumps.append(np.clip(np.diff(halves) * math.sqrt(half / (2 * inner)), -JUMP, JUMP))
-    signed, squared = np.array(jumps).sum(0), np.square(jumps).sum(0)
-    typical = np.sort(squared[1::2])[(len(squared[1::2]) - 1) // 2]
-    if np.abs(signed[::2]).max() > STRANGE * math.sqrt(len(vectors)):
-        return False
-    return bool(typical > max(1.2 * squared[::2].max(), 2 * len(vectors)))
 
 
 def _squares(block: Attention) -> tuple[np.ndarray, ...] | None:

@@ -11,22 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from anyvit.evidence import (
-    MARGIN,
-    SMALLEST,
-    Attention,
-    Verdict,
-    column_squares,
-    groups,
-    heads,
-    nothing,
-    ordered,
-    row_squares,
-    scores,
-    together,
-)
+from anyvit.evidence import MARGIN, SMALLEST, Attention, Verdict, heads, nothing
+from anyvit.evidence_norms import column_squares, groups, ordered, row_squares, scores, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,8 +54,11 @@ class Reading:
         return f"{self.axes} in the order {' '.join(names)}{turned}"
 
 
+Key = tuple[str, int, tuple[str, ...]]
+"""Axes, place of v and transposed matrices: the first three fields of a `Reading`."""
+
 Scored = dict[tuple[str, int, int, tuple[str, ...]], float]
-_NAMED = ("3 h d", 2, ())
+_NAMED: Key = ("3 h d", 2, ())
 _PLAIN = ("3 h d", 0)
 
 
@@ -133,18 +124,32 @@ def _sizes(width: int, num_heads: int | None) -> list[int]:
     return [0] + [size for size in range(SMALLEST, width) if width % size == 0]
 
 
-def _by_reading(scored: Scored) -> dict[tuple[str, int, tuple[str, ...]], tuple[float, int]]:
+def _by_reading(scored: Scored) -> dict[Key, tuple[float, int]]:
     """The best head size of each reading; for "h 3 d" the size is part of the reading and stays the best one too."""
-    best: dict[tuple[str, int, tuple[str, ...]], tuple[float, int]] = {}
+    best: dict[Key, tuple[float, int]] = {}
     for (axes, size, v, turned), nats in scored.items():
         if nats > best.get((axes, v, turned), (-math.inf, 0))[0]:
             best[axes, v, turned] = nats, size
     return best
 
 
-def _pool(blocks: Sequence[Scored]) -> Scored:
+_K = TypeVar("_K")
+
+
+def _pool(blocks: Sequence[Mapping[_K, float]]) -> dict[_K, float]:
+    """Sums over blocks, where no block counts against a reading by more than LIMIT."""
     tops = [max(b.values()) for b in blocks]
     return {key: sum(max(b[key] - top, -LIMIT) for b, top in zip(blocks, tops, strict=True)) for key in blocks[0]}
+
+
+def _lead(blocks: Sequence[Mapping[_K, float]], first: _K, second: _K) -> tuple[float, bool]:
+    """Nats of one reading over another, and whether half of them remain without the block that says most."""
+    each = []
+    for b in blocks:
+        top = max(b.values())
+        each.append(max(b[first] - top, -LIMIT) - max(b[second] - top, -LIMIT))
+    total = sum(each)
+    return total, len(each) < 2 or total - max(each) >= MARGIN / 2
 
 
 def fused_layout(
@@ -172,11 +177,14 @@ def fused_layout(
     blocks = [_read_all(rows, found, _sizes(width, num_heads)) for rows, found in norms]
     best = _by_reading(_pool(blocks))
     order = sorted(best, key=lambda key: -best[key][0])
-    top, lead = order[0], best[order[0]][0] - best[order[1]][0]
+    top = order[0]
+    first, second = ((axes, best[axes, v, turned][1], v, turned) for axes, v, turned in order[:2])
+    lead, lasting = _lead(blocks, first, second)
+    lasting = lasting or top == _NAMED
     own = [_by_reading(b) for b in blocks]
     votes = sum(max(b, key=lambda key: b[key][0]) == top for b in own)
     ranking = {str(Reading(*key)): round(best[key][0] - best[top][0], 1) for key in order[:6]}
-    if lead < MARGIN or 2 * votes < len(blocks) or not _follows(norms, top, best[top][1]):
+    if lead < MARGIN or not lasting or 2 * votes < len(blocks) or not _follows(norms, top, best[top][1]):
         return nothing("no layout of q, k and v stands out", lead, len(blocks), ranking)
     size = best[top][1]
     k = _quiet_part(biases, top, size) if biases else None
@@ -187,7 +195,7 @@ def fused_layout(
     return Verdict(reading, lead, votes, len(blocks), text, ranking)
 
 
-def _follows(norms: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]], top: tuple, size: int) -> bool:
+def _follows(norms: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]], top: Key, size: int) -> bool:
     """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows."""
     own, plain, vectors = 0.0, 0.0, []
     for rows, outs in norms:
@@ -200,7 +208,7 @@ def _follows(norms: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]], top: 
     return own >= MARGIN and (top == _NAMED or own - plain >= MARGIN / 2)
 
 
-def _quiet_part(biases: Sequence[np.ndarray], top: tuple, size: int) -> int | None:
+def _quiet_part(biases: Sequence[np.ndarray], top: Key, size: int) -> int | None:
     """Place of the one part beside v whose bias is zero in every block."""
     import numpy as np
 
@@ -285,7 +293,8 @@ def _swapped(blocks: Sequence[Attention]) -> tuple[list[Deviation], bool]:
             quiet[index] = q < k
     if len(quiet) < max(3, len(blocks) / 2):
         return [], False
-    what, reading = "order of q, k, v: q stands where k is expected (its bias never left zero)", Reading("3 h d", 2, k=0)
+    what = "order of q, k, v: q stands where k is expected (its bias never left zero)"
+    reading = Reading("3 h d", 2, k=0)
     if all(quiet.values()):
         return [Deviation(f"all {len(quiet)} blocks", what, math.inf, reading)], True
     unlike = f", unlike in the other {len(blocks) - 1} blocks"
@@ -306,16 +315,16 @@ def _separate(block: Attention) -> tuple[np.ndarray, dict[str, np.ndarray]] | No
     return scores(np.log(np.concatenate(parts))), {"": np.log(outs)}
 
 
-def _orders(block: Attention, num_heads: int | None) -> dict[tuple, tuple[float, int]]:
+def _orders(block: Attention, num_heads: int | None) -> dict[Key, tuple[float, int]]:
     norms = _separate(block)
     return _by_reading(_read_all(*norms, _sizes(len(norms[0]) // 3, num_heads))) if norms else {}
 
 
-def _in_order(blocks: Sequence[Attention], top: tuple, size: int) -> bool:
+def _in_order(blocks: Sequence[Attention], top: Key, size: int) -> bool:
     return _follows([n for b in blocks if (n := _separate(b))], top, size)
 
 
-def _turns(block: Attention) -> dict[tuple, tuple[float, int]]:
+def _turns(block: Attention) -> dict[Key, tuple[float, int]]:
     squares = {name: getattr(block, name) for name in ("q", "k", "v", "out")}
     if len({n for w in squares.values() for n in w.shape}) > 1:
         return {}
@@ -331,7 +340,7 @@ def _turns(block: Attention) -> dict[tuple, tuple[float, int]]:
     return found
 
 
-def _lies(blocks: Sequence[Attention], top: tuple, size: int) -> bool:
+def _lies(blocks: Sequence[Attention], top: Key, size: int) -> bool:
     """Whether no heads show along the side that would be the residual stream if the turned matrix lay so."""
     against = 0.0
     for block in blocks:
@@ -351,8 +360,8 @@ def _usable(squares: np.ndarray) -> bool:
 
 def _judge(
     blocks: Sequence[Attention],
-    score: Callable[[Attention], dict[tuple, tuple[float, int]]],
-    sound: Callable[[Sequence[Attention], tuple, int], bool],
+    score: Callable[[Attention], dict[Key, tuple[float, int]]],
+    sound: Callable[[Sequence[Attention], Key, int], bool],
     say: Callable[[Reading, int], str],
 ) -> Verdict:
     """The reading of the file as a whole, then each block that clearly differs from it."""
@@ -362,11 +371,13 @@ def _judge(
         return nothing("no block has finite attention weights of one width without rows of zeros")
     pooled = _pool(known)
     ranking = sorted(pooled, key=lambda key: -pooled[key])
-    common, lead = ranking[0], pooled[ranking[0]] - pooled[ranking[1]]
+    common = ranking[0]
+    lead, lasting = _lead(known, common, ranking[1])
+    lasting = lasting or common == _NAMED  # that a file is not what it says takes more than one block
     votes = sum(max(s, key=lambda key: s[key]) == common for s in known)
     shown = {str(Reading(*key)): round(pooled[key] - pooled[common], 1) for key in ranking[:6]}
-    size = max((s[common] for s in scored if s))[1]
-    if lead < MARGIN or 2 * votes < len(known) or not sound(blocks, common, size):
+    size = max(s[common] for s in scored if s)[1]
+    if lead < MARGIN or not lasting or 2 * votes < len(known) or not sound(blocks, common, size):
         return nothing("no reading of q, k, v and out stands out", lead, len(known), shown)
     found = []
     if common != _NAMED:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from anyvit.evidence import MARGIN, Verdict, column_squares, nothing, row_squares, scores, together
+from anyvit.evidence import MARGIN, Verdict, nothing
+from anyvit.evidence_norms import column_squares, row_squares, scores, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +150,7 @@ def gated(blocks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Verdic
     votes = sum(lead * total > 0 for lead in leads)
     ranking = {"gate first": round(total, 1), "up first": round(-total, 1)}
     if abs(total) < 2 * MARGIN or 3 * votes < 2 * len(leads):
-        return nothing("neither half of the gated MLP is clearly balanced with the way down", abs(total), len(leads), ranking)
+        return nothing("neither half is clearly balanced with the way down", abs(total), len(leads), ranking)
     text = f"{value}: {votes} of {len(leads)} blocks, {abs(total):.0f} nats"
     return Verdict(value, abs(total), votes, len(leads), text, ranking)
 
@@ -188,15 +189,16 @@ def untrained(tensors: Mapping[str, np.ndarray]) -> Verdict:
     of, still = len(vectors) + len(matrices), len(vectors) + len(matrices) - len(moved) - len(uneven)
     shown = {n: round(z, 1) for n, z in sorted(spread.items(), key=lambda item: -abs(item[1]))[:10]}
     if moved or uneven:
-        return nothing(f"{len(moved)} vectors and {len(uneven)} matrices of {of} left their initial values", 0.0, of, shown)
+        moves = f"{len(moved)} vectors and {len(uneven)} matrices of {of} left their initial values"
+        return nothing(moves, 0.0, of, shown)
     if len(matrices) < 2:
         return nothing("too few matrices to tell", 0.0, of, shown)
-    text = f"all {len(vectors)} vectors are constant and all {len(matrices)} matrices are independent noise: never trained"
+    text = f"{len(vectors)} vectors are constant and {len(matrices)} matrices independent noise: never trained"
     return Verdict(True, math.inf, still, of, text, shown)
 
 
 def _dispersion(a: np.ndarray) -> float:
-    """By how many standard errors the squared norms of rows or columns vary more (or less) than independent entries'."""
+    """Standard errors by which the squared norms of rows or columns vary more than those of independent entries."""
     import numpy as np
 
     worst = 0.0

@@ -26,6 +26,10 @@ class Fitted:
     spec: Spec
     findings: tuple[Finding, ...] = ()
 
+    def then(self, other: Fitted) -> Fitted:
+        """The result of a further step."""
+        return replace(other, findings=tuple(dict.fromkeys((*self.findings, *other.findings))))
+
 
 @dataclass(frozen=True)
 class Step:
@@ -89,14 +93,20 @@ def _biases(what: str, names: tuple[str, ...], **fields: str) -> tuple[Step, Ste
     """Two steps: biases of zeros are dropped, or made."""
     drop, make = partial(rewrite.drop_zero_biases, patterns=names), partial(rewrite.zero_biases, patterns=names)
     return (
-        Step(f"{what}, all zero, were dropped", _plain(drop), removes=names, changes=dict.fromkeys(fields.values(), False)),
+        Step(
+            f"{what}, all zero, were dropped",
+            _plain(drop),
+            removes=names,
+            changes=dict.fromkeys(fields.values(), False),
+        ),
         Step(f"{what} of zeros were added", _plain(make), adds=names, changes=dict.fromkeys(fields.values(), True)),
     )
 
 
 STEPS: tuple[Step, ...] = (
     Step("a key bias of zeros was added", _plain(rewrite.zero_key_bias), (), QKV[1:2], {"qkv_bias": True}),
-    Step("the key bias, which softmax does not see, was dropped", _no_key_bias, QKV[1:2], (), {"qkv_bias": "qv"}, False),
+    Step("the key bias, which softmax does not see, was dropped", _no_key_bias, QKV[1:2], (),
+         {"qkv_bias": "qv"}, False),
     *_biases("q, k and v biases", QKV, field="qkv_bias"),
     Step("LayerScale was folded into the matrices before it", _plain(rewrite.fold_layer_scale), SCALES, (),
          {"layer_scale": False}, False),
@@ -112,6 +122,8 @@ STEPS: tuple[Step, ...] = (
     Step("the classifier, whose bias is zero, became a projection", _plain(rewrite.head_as_projection),
          ("head.weight",), ("proj.weight",), _joint),
     *_biases("biases of heads", HEADS),
+    Step("the norm before the classifier was folded into it", _plain(rewrite.fold_head_norm),
+         ("head_norm.mean", "head_norm.var"), (), {"head_norm": False}, False),
     *_biases("biases of the attention pool", POOL, field="pool_bias"),
     Step("the shared relative position table was given to every block", _plain(rewrite.spread_relative_positions),
          ("embed.rel_pos",), (B + "attn.rel_pos",), {"pos_embed": "relpos"}),
@@ -223,7 +235,7 @@ def express(
             again = fit(fitted.tensors, fitted.spec, (*lacking, *run.partial))
         if not again.findings:
             break
-        fitted = replace(again, findings=fitted.findings + again.findings)
+        fitted = fitted.then(again)
     return _without_extras(run, fitted, dialect, prefix, chunks)
 
 
@@ -262,21 +274,33 @@ def _without_extras(run: Run, fitted: Fitted, dialect: Dialect, prefix: str, chu
         faults = "; ".join(fault.text for fault in run.faults[:2])
         raise Unsayable(
             f"the dialect {dialect.name} has no words for {len(needed)} tensors that the function needs",
-            names=fold(needed),
+            names=fold(dict.fromkeys(o for n in needed for o in fitted.tensors[n].origin or (n,))),
             usual=faults or "the target's model has no such part",
             remedy="convert to a dialect that has it: anyvit dialects",
         )
-    kept = {n: t for n, t in fitted.tensors.items() if n not in lacking}
-    left = Fitted(kept, without_heads(fitted.spec, kept), (*fitted.findings, left_out(dialect, fitted.tensors, lacking)))
+    left = dropped(fitted, lacking, f"{dialect.name} has no words for it; it was left out")
     return Written(_write(left, dialect, prefix, chunks), left)
 
 
-def left_out(dialect: Dialect, tensors: Tensors, names: Collection[str]) -> Finding:
-    """What to say of tensors that features do not need and a dialect has no words for."""
-    origins = dict.fromkeys(o for n in names for o in tensors[n].origin or (n,))
-    if set(names) == {"embed.mask"}:
-        return Finding("ignored", fold(origins), "the mask token, which features do not use, was left out")
-    return Finding("unsayable", fold(origins), f"{dialect.name} has no words for it; it was left out")
+def dropped(fitted: Fitted, names: Collection[str], why: str) -> Fitted:
+    """The same without some tensors that features do not need.
+
+    Arguments:
+        fitted: what there is.
+        names: canonical names.
+        why: for the finding.
+    """
+    names = [n for n in names if n in fitted.tensors]
+    kept = {n: t for n, t in fitted.tensors.items() if n not in names}
+    findings = list(fitted.findings)
+    for kind, those, text in (
+        ("ignored", [n for n in names if n == "embed.mask"], "the mask token, which features do not use, was left out"),
+        ("unsayable", [n for n in names if n != "embed.mask"], why),
+    ):
+        origins = dict.fromkeys(o for n in those for o in fitted.tensors[n].origin or (n,))
+        if origins:
+            findings.append(Finding(kind, fold(origins), text))
+    return Fitted(kept, without_heads(fitted.spec, kept), tuple(findings))
 
 
 def without_heads(spec: Spec, tensors: Tensors) -> Spec:

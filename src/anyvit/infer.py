@@ -49,9 +49,13 @@ def infer(tensors: Mapping[str, Lazy], clues: Clues) -> Spec:
         stored = name == "pos_embed" and facts[name].value == "learned"
         if name not in facts or stored:
             facts[name] = Fact(value, "assumed", f"lineage {clues.lineage.name}: {clues.lineage.source}")
+    if "rope" not in facts["pos_embed"].value:
+        facts["rope"] = Fact(None, facts["pos_embed"].how, "positions are not rotated")
     facts.update(_given(clues, facts))
     facts.update(_activation(facts, clues))
     facts.update(_heads(tensors, clues, facts))
+    if any(".ffns.1." in name for name in clues.ignored):
+        facts["ffn"] = _measured("mlp_x2", "two attentions and two MLPs stand side by side in every block")
     facts.update(_final(tensors, facts, clues))
     values = {name: fact.value for name, fact in facts.items() if name in Spec.__dataclass_fields__}
     return Spec(**values, dialect=clues.dialect, lineage=clues.lineage.name, facts=facts)
@@ -275,7 +279,8 @@ def _given(clues: Clues, facts: Mapping[str, Fact]) -> dict[str, Fact]:
     """Given facts, except where names and shapes show otherwise."""
     keep = {"eps", "act", "num_heads", "head_dim", "mean", "std", "resample", "interpolation", "crop_pct", "rope", "pool",
             "summary", "pool_heads", "window", "global_blocks", "block_norm", "rel_resample", "tokens_normed"}  # fmt: skip
-    found = {name: fact for name, fact in clues.given.items() if name in keep and fact.value is not None}
+    own = any("anyvit.spec" in fact.source for fact in clues.given.values())
+    found = {n: fact for n, fact in clues.given.items() if n in keep and (fact.value is not None or own)}
     if "image_size" in clues.given and "image_size" not in facts:
         found["image_size"] = clues.given["image_size"]
     return found

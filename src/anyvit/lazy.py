@@ -216,7 +216,8 @@ class Checkpoint:
         notes: what the reader met (inert globals, …).
         metadata: safetensors' `__metadata__`, or what resembles it.
         siblings: parsed files beside the weights, by file name: "config.json" → dict.
-        verify: reads every byte and yields what is wrong (zip CRCs); None where the container has no checksums.
+        verify: reads every byte (or, given a collection of names, theirs) and yields what does not fit its checksum; None
+            where the file holds no checksums.
     """
 
     tensors: Mapping[str, Lazy]
@@ -227,4 +228,4 @@ class Checkpoint:
     notes: tuple[Note, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     siblings: Mapping[str, Any] = field(default_factory=dict)
-    verify: Callable[[], Iterator[Note]] | None = None
+    verify: Callable[..., Iterator[Note]] | None = None

@@ -270,13 +270,13 @@ def _bind(specs: Sequence[str], digits: Sequence[str]) -> dict[str, int] | None:
     if len(specs) != len(digits):
         return None
     for spec, text in zip(specs, digits, strict=True):
-        kind = spec[0]
-        if kind not in "$@":
-            if spec != text:
-                return None
+        if spec == text:
             continue
-        if len(text) > 9 or (text[0] == "0" and len(text) > 1):
+        kind = spec[0]
+        if kind not in "$@" or len(text) > 9 or (text[0] == "0" and len(text) > 1):
             return None
-        if kind == "$" and numbers.setdefault(spec[1:], int(text)) != int(text):
-            return None
+        if kind == "$":
+            number = int(text)
+            if numbers.setdefault(spec[1:], number) != number:
+                return None
     return numbers

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 NOISE = 2.0**-21
-"""Largest difference, as a fraction of the largest value, that counts as the rounding of one float32 product and sum."""
+"""Largest difference, as a fraction of the largest value, that counts as rounding in float32."""
 
 
 class Kind(NamedTuple):
@@ -219,7 +219,9 @@ def fused_order(
         if kind is not None:
             return kind
     moved = sum(i != j for i, j in enumerate(order))
-    return Kind("permuted", f"b's rows of q, k and v are a's in another order ({moved} moved)", "another order of heads")
+    return Kind(
+        "permuted", f"b's rows of q, k and v are a's in another order ({moved} moved)", "another order of heads"
+    )
 
 
 def _interleavings(width: int, heads: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -84,9 +84,9 @@ def coverage(filled: Mapping[str, Lazy], wanted: Mapping[str, Lazy]) -> dict[str
     """Role → (parameters filled, parameters wanted)."""
     counts: dict[str, tuple[int, int]] = {}
     for name, tensor in wanted.items():
-        size = prod(tensor.shape)
-        have, of = counts.get(canon.role(name), (0, 0))
-        counts[canon.role(name)] = (have + size * (name in filled), of + size)
+        size, role = prod(tensor.shape), canon.role(name)
+        have, of = counts.get(role, (0, 0))
+        counts[role] = (have + size * (name in filled), of + size)
     return counts
 
 
@@ -105,7 +105,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:  # noqa: B0
     if not found:
         findings = (*diagnose.unknown(tensors, checkpoint.extras), *notes)
         return Reading(checkpoint, findings=findings, fates=dict.fromkeys(tensors, "unexplained"))
-    choice = weight_sets.choose(found, ask.weights)
+    choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
@@ -182,9 +182,12 @@ def _is_table(fault: Fault) -> bool:
 
 
 def _misfits(run: Run) -> int:
+    """How many things do not fit when block 0 is read by a dialect: shapes, lone parts, a table without a grid."""
     faults = [f for f in run.faults if not _is_table(f)]
     wrong = [f for f in conform.check(run.tensors, str) if f.kind == "shape"]
-    return len(faults) + len(run.partial) + len(wrong)
+    table = run.tensors.get("embed.pos")
+    crooked = table is not None and "gh" not in run.sizes and isqrt(table.shape[0]) ** 2 != table.shape[0]
+    return len(faults) + len(run.partial) + len(wrong) + crooked
 
 
 def _scene(match: Match, canonical: Mapping[str, Lazy], checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> lineages.Scene:
@@ -216,8 +219,9 @@ def _translate(
     sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
     mine = {n: tensors[n] for n in match.hits}
     run = read(mine, match.dialect, match.prefix, sizes, match.hits)
-    if any(fault.rule.ours == "embed.[cls|reg]" for fault in run.faults) and not sizes:
-        sizes = {"t": CLASS_TOKENS}
+    mixed = next((fault for fault in run.faults if fault.rule.ours == "embed.[cls|reg]"), None)
+    if mixed is not None and not sizes:
+        sizes = {"t": min(CLASS_TOKENS, tensors[mixed.names[0]].shape[-2])}
         run = read(mine, match.dialect, match.prefix, sizes, match.hits)
     waiting = [f for f in run.faults if _is_table(f)]
     if not waiting:
@@ -404,15 +408,24 @@ def _doubts(
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
         findings.append(Finding("shape", (), cause, "heads=…", True))
+    table = canonical.get("embed.pos")
+    if table is not None and spec.grid is None:
+        cause = f"the grid of the position table cannot be told: {table.shape[0]} rows are no square"
+        findings.append(Finding("ambiguous", table.origin, cause, "grid=(rows, columns)", True))
     if spec.patch[0] != spec.patch[1]:
         cause = f"the patch is not square: {spec.patch[0]} × {spec.patch[1]} pixels (height × width)"
+        findings.append(Finding("note", canonical["embed.patch.weight"].origin, cause))
+    if spec.in_chans != len(spec.mean):
+        cause = f"the patch kernel takes {spec.in_chans} channels; mean and std are known for {len(spec.mean)}"
         findings.append(Finding("note", canonical["embed.patch.weight"].origin, cause))
     unfit = [n for n in canonical if ".rel_mlp." in n or n.startswith("embed.rel_mlp")]
     if unfit:
         cause = "relative positions that an MLP computes (timm's RelPosMlp); the reference ViT has none"
         findings.append(Finding("unexplained", fold(unfit), cause, "use timm for this model", True))
-    if spec.ffn == "parallel_scaling":
-        cause = "attention and MLP stand side by side behind one norm; the reference ViT has no such block"
+    if spec.ffn in ("parallel_scaling", "mlp_x2"):
+        what = "attention and MLP stand side by side behind one norm"
+        what = what if spec.ffn == "parallel_scaling" else "two attentions and two MLPs stand side by side in every block"
+        cause = f"{what}; the reference ViT has no such block"
         findings.append(Finding("unexplained", (), cause, "use timm for this model", True))
     if spec.condition:
         cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"

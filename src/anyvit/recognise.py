@@ -85,7 +85,12 @@ def unwrapped(tensors: Mapping[str, Lazy]) -> tuple[dict[str, Lazy], tuple[str, 
     if not met:
         return dict(tensors), ()
     pattern = re.compile(r"(?:^|(?<=\.))(?:" + "|".join(met) + r")\.")
-    return {pattern.sub("", name): tensor for name, tensor in tensors.items()}, tuple(met)
+    found: dict[str, Lazy] = {}
+    for name, tensor in tensors.items():
+        plain = pattern.sub("", name)
+        # Where a file holds a module both wrapped and plain, the wrapped one keeps its name.
+        found[name if plain != name and (plain in tensors or plain in found) else plain] = tensor
+    return found, tuple(met)
 
 
 def anchors(dialect: Dialect) -> tuple[str, ...]:
@@ -136,15 +141,29 @@ def sample(tensors: Iterable[str]) -> list[str]:
     return list(chosen)
 
 
+Blanked = tuple[str, Sequence[str]]
+"""A name with its digits blanked, and the digits."""
+
+
 def fit(tensors: Iterable[str], dialect: Dialect, prefix: str) -> Match:
     """How well a dialect explains the names under a prefix."""
+    return _fit(_under(tensors, prefix), dialect, prefix)
+
+
+def _under(tensors: Iterable[str], prefix: str) -> dict[str, Blanked | None]:
+    """What follows a prefix in every name, digits blanked; None for names outside it."""
+    size = len(prefix)
+    return {name: names.blank(name[size:]) if name.startswith(prefix) else None for name in tensors}
+
+
+def _fit(tensors: Mapping[str, Blanked | None], dialect: Dialect, prefix: str) -> Match:
     hits: dict[str, Hit[Rule]] = {}
     unexplained, outside = [], []
     inside, beside = dialect.reading
     above = parent(prefix)
-    for name in tensors:
-        if name.startswith(prefix):
-            found = inside.match(name[len(prefix) :]) or ([] if above else beside.match(name))
+    for name, blanked in tensors.items():
+        if blanked is not None:
+            found = inside.match_blanked(*blanked) or ([] if above else beside.match(name))
             if not found:
                 unexplained.append(name)
                 continue
@@ -164,8 +183,11 @@ def matches(tensors: Mapping[str, Lazy], dialects: Sequence[Dialect]) -> list[Ma
     """
     some = sample(tensors)
     by_prefix: dict[str, list[Match]] = {}
+    under: dict[str, dict[str, Blanked | None]] = {}
     for dialect, prefix in candidates(some, dialects):
-        match = fit(some, dialect, prefix)
+        if prefix not in under:
+            under[prefix] = _under(some, prefix)
+        match = _fit(under[prefix], dialect, prefix)
         if blocks(match):
             by_prefix.setdefault(prefix, []).append(match)
     best = []

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from anyvit.errors import AnyvitError, Incomplete, NotAViT, listing
+from anyvit.errors import Ambiguous, AnyvitError, Incomplete, NotAViT, listing
 from anyvit.spec import Fact, Spec
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ class Report:
         fatal = [f for f in self.findings if f.fatal]
         if not fatal:
             return None
-        kind = NotAViT if self.match is None else Incomplete
+        kinds = {f.kind for f in fatal}
+        kind = NotAViT if self.match is None or "not a ViT" in kinds else Incomplete
+        kind = Ambiguous if kinds == {"ambiguous"} else kind
         causes = "; ".join(dict.fromkeys(f.cause for f in fatal[:4]))
         more = f" (and {len(fatal) - 4} more)" if len(fatal) > 4 else ""
         where = f"{self.path}: " if self.path else ""
@@ -118,6 +120,7 @@ class Report:
         Raises:
             NotAViT: the file is no Vision Transformer that can be loaded.
             Incomplete: a tensor is missing, unexplained or does not fit.
+            Ambiguous: nothing is wrong but a question that the caller has to answer.
         """
         error = self.error()
         if error is not None:

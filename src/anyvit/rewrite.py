@@ -302,6 +302,29 @@ def head_as_projection(tensors: Tensors) -> dict[str, Lazy] | None:
     return {**out, "proj.weight": weight}
 
 
+HEAD_NORM_EPS = 1e-6
+"""Source: facebookresearch/mae main_linprobe.py: BatchNorm1d(affine=False, eps=1e-6)."""
+
+
+def fold_head_norm(tensors: Tensors) -> dict[str, Lazy] | None:
+    """A classifier with the norm before it multiplied in: W (x - m) / s + b = (W / s) x + (b - W m / s)."""
+    wanted = ("head.weight", "head.bias", "head_norm.mean", "head_norm.var")
+    if any(name not in tensors for name in wanted):
+        return None
+    weight, bias, mean, var = (tensors[name] for name in wanted)
+
+    def scaled(w: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return w.astype("float32") / (v.astype("float32") + HEAD_NORM_EPS) ** 0.5
+
+    def shifted(b: np.ndarray, w: np.ndarray, m: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return b.astype("float32") - scaled(w, v) @ m.astype("float32")
+
+    out = {n: t for n, t in tensors.items() if not n.startswith("head_norm.")}
+    out["head.weight"] = computed(weight.shape, weight.dtype, scaled, [weight, var])
+    out["head.bias"] = computed(bias.shape, bias.dtype, shifted, [bias, weight, mean, var])
+    return out
+
+
 def spread_relative_positions(tensors: Tensors) -> dict[str, Lazy] | None:
     """A relative position table that all blocks share, given to each of them."""
     table = tensors.get("embed.rel_pos")

@@ -247,7 +247,9 @@ def _run(
             continue
         kept = tuple((k, v) for k, v in hit.numbers.items() if k != "_")
         key = (id(hit.item), kept, hit.ones)
-        group = groups.setdefault(key, _Group(hit.item, source, target, dict(hit.numbers), hit.ones, {}, []))
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(hit.item, source, target, dict(hit.numbers), hit.ones, {}, [])
         if hit.alls in group.members:
             group.doubles.append(name)
         else:
@@ -300,29 +302,42 @@ class _Group:
         chunk: Callable[[int], int] | None,
     ) -> None:
         own = [name for name, _ in self.members.values()] + self.doubles
-        wanted = self._places()
-        optional = layout is not None and layout.joins
-        missing = [at for at in wanted if at not in self.members]
-        if missing and not optional:
-            out.partial.update(dict.fromkeys(own, self._spell(missing)))
+        results: Iterable[tuple[tuple[int, ...], Lazy | None]] | None
+        if layout is None and not self.source.lists and not self.target.lists:
+            results = [((), tensor) for _, tensor in self.members.values()]
+        else:
+            results = self._rearranged(out, own, layout, sizes)
+        if results is None:
             return
-        inputs = [self.members[at][1] if at in self.members else None for at in wanted]
-        count = self._outputs()
-        try:
-            results, solved = self._apply(layout, inputs, count, sizes)
-        except AxesError as error:
-            out.faults.append(Fault(tuple(own), self.rule, str(error)))
-            return
-        for letter, size in solved.items():
-            out.sizes.setdefault(letter, set()).add(size)
         numbers = self._numbers(chunk)
-        for at, tensor in zip(self._targets(count, len(results)), results, strict=True):
+        for at, tensor in results:
             if tensor is not None:
                 name = place(self.target) + self.target.fill(numbers, self.ones, at)
                 claims, sources = out.claims.get(name, (0, []))
                 out.claims[name] = (claims + 1 + len(self.doubles), sources + own)
                 out.tensors.setdefault(name, tensor)
         out.used.update(dict.fromkeys(own, self.rule))
+
+    def _rearranged(
+        self, out: _Collect, own: list[str], layout: Axes | None, sizes: Mapping[str, int]
+    ) -> Iterable[tuple[tuple[int, ...], Lazy | None]] | None:
+        """Place on the target's list axes → tensor; None, and an entry in `out`, where the group is not whole or does not fit."""
+        wanted = self._places()
+        optional = layout is not None and layout.joins
+        missing = [at for at in wanted if at not in self.members]
+        if missing and not optional:
+            out.partial.update(dict.fromkeys(own, self._spell(missing)))
+            return None
+        inputs = [self.members[at][1] if at in self.members else None for at in wanted]
+        count = self._outputs()
+        try:
+            results, solved = self._apply(layout, inputs, count, sizes)
+        except AxesError as error:
+            out.faults.append(Fault(tuple(own), self.rule, str(error)))
+            return None
+        for letter, size in solved.items():
+            out.sizes.setdefault(letter, set()).add(size)
+        return zip(self._targets(count, len(results)), results, strict=True)
 
     def _apply(
         self, layout: Axes | None, inputs: Sequence[Lazy | None], count: int | None, sizes: Mapping[str, int]

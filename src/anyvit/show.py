@@ -118,11 +118,18 @@ def by(size: int | tuple[int, int]) -> str:
     return f"{height} × {width}"
 
 
+ROLES = 4
+"""How many roles are shown with their parameters; what is incomplete is shown besides."""
+
+
 def _roles(report: Report) -> str:
+    ordered = sorted(report.coverage.items(), key=lambda item: -item[1][1])
     parts = []
-    for role, (have, of) in sorted(report.coverage.items(), key=lambda item: -item[1][1]):
-        parts.append(f"{role} {number(have)}" + ("" if have == of else f" of {number(of)}"))
-    return (": " + ", ".join(parts)).replace(" k", f"{FIXED}k").replace(" M", f"{FIXED}M") if len(parts) > 1 else ""
+    for n, (role, (have, of)) in enumerate(ordered):
+        if n < ROLES or have != of:
+            parts.append(f"{role} {number(have)}" + ("" if have == of else f" of {number(of)}"))
+    more = ", …" if len(parts) < len(ordered) else ""
+    return (": " + ", ".join(parts) + more).replace(" k", f"{FIXED}k").replace(" M", f"{FIXED}M") if parts else ""
 
 
 ROWS = (
@@ -216,7 +223,8 @@ def findings(report: Report, style: Style = PLAIN) -> str:
         if finding in doubts:
             continue
         mark = style.bad("✗") if finding.fatal else "·"
-        names = listing(finding.names, 300 if finding.fatal else 60)
+        counted = finding.kind == "outside" and finding.cause[:1].isdigit()
+        names = "" if counted and not finding.fatal else listing(finding.names, 300 if finding.fatal else 60)
         text = f"{finding.kind}: {finding.cause}" + (f" [{names}]" if names else "")
         lines += _item(text, finding.remedy, mark, style)
     if doubts and report.spec is not None and report.ok:

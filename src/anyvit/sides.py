@@ -24,7 +24,7 @@ from anyvit.spec import Spec
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Unit roundoff of element types, half the distance from 1 to the next number.
 
-Source: https://en.wikipedia.org/wiki/Unit_in_the_last_place, IEEE 754 and bfloat16 with 53, 24, 11 and 8 significant bits.
+Source: https://en.wikipedia.org/wiki/Unit_in_the_last_place; 53, 24, 11 and 8 significant bits.
 """
 
 
@@ -39,7 +39,8 @@ class Side:
         reading: its tensors in canonical names and its architecture; None for a layout that nobody described.
         blocks: its transformer blocks in order.
         norm: its final norm, where it is known.
-        dtype: the coarsest element type that its weights were stored or are computed in.
+        dtype: the element type that it computes in.
+        stored: the element type that most of its weights have in the file; that of `dtype` for a module.
         known: whether its facts come with a file or a ViT, so that the other side is the one to change.
     """
 
@@ -50,6 +51,7 @@ class Side:
     blocks: tuple[nn.Module, ...]
     norm: nn.Module | None
     dtype: str
+    stored: str
     known: bool
 
     @property
@@ -88,24 +90,24 @@ def open_side(name: str, given: Any) -> Side:
 def _own(name: str, title: str, vit: ViT, stored: str | None) -> Side:
     dialect = "anyvit-dit" if vit.spec.condition == "dit" else "anyvit"
     reading = replace(understand(checkpoint_of(vit), Ask(dialect=dialect)), spec=vit.spec)
-    dtype = _coarsest(_computed(vit), stored)
-    return Side(name, title, vit, reading, tuple(vit.blocks), None, dtype, True)
+    dtype = _computed(vit)
+    return Side(name, title, vit, reading, tuple(vit.blocks), None, dtype, stored or dtype, True)
 
 
 def _foreign(name: str, module: nn.Module) -> Side:
     title = f"{library(module)} {type(module).__name__}"
     inner = getattr(module, "_orig_mod", module)
     try:
-        reading = recognise_module(inner)
+        reading = recognise_module(inner).reading
     except NotAViT:
         blocks = likely_blocks(inner)
         if not blocks:
             raise
-        return Side(name, title, inner, None, blocks, None, _computed(inner), False)
+        return Side(name, title, inner, None, blocks, None, _computed(inner), _computed(inner), False)
     parts = named_parts(inner)
     blocks = named_blocks(reading, parts) or likely_blocks(inner)
-    norm = parts.get(_origin(reading, "norm.weight").rpartition(".")[0])
-    return Side(name, title, inner, reading, blocks, norm, _computed(inner), False)
+    norm = parts.get(_plain(_origin(reading, "norm.weight")).rpartition(".")[0] or "-")
+    return Side(name, title, inner, reading, blocks, norm, _computed(inner), _computed(inner), False)
 
 
 def library(module: nn.Module) -> str:
@@ -120,10 +122,11 @@ def library(module: nn.Module) -> str:
 
 def named_parts(module: nn.Module) -> dict[str, nn.Module]:
     """The submodules by name, without the components that wrappers put into the middle of names."""
-    return {
-        ".".join(part for part in name.split(".") if part not in WRAPPERS): value
-        for name, value in module.named_modules()
-    }
+    return {_plain(name): value for name, value in module.named_modules()}
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def named_blocks(reading: Reading, parts: Mapping[str, nn.Module]) -> tuple[nn.Module, ...]:
@@ -132,7 +135,8 @@ def named_blocks(reading: Reading, parts: Mapping[str, nn.Module]) -> tuple[nn.M
     assert match is not None
     starts, found = block_prefixes(match.dialect), {}
     for name, hit in match.hits.items():
-        if "i" not in hit.numbers or not (hit.item.ours or "").startswith("blocks.") or not name.startswith(match.prefix):
+        in_block = (hit.item.ours or "").startswith("blocks.") and "i" in hit.numbers
+        if not in_block or not name.startswith(match.prefix):
             continue
         inner = name[len(match.prefix) :]
         head = next((text.group() for start in starts if (text := start.match(inner))), None)
@@ -172,7 +176,13 @@ def _stored(checkpoint: Checkpoint, vit: ViT) -> str | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
-def _coarsest(*names: str | None) -> str:
+def coarsest(*names: str) -> str:
+    """The element type with the largest roundoff.
+
+    Example:
+        >>> coarsest("float32", "bfloat16", "float16")
+        'bfloat16'
+    """
     known = [name for name in names if name in UNITS]
     return max(known, key=lambda name: UNITS[name]) if known else "float32"
 

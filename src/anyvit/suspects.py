@@ -71,7 +71,7 @@ def compare_weights(a: Tensors, b: Tensors, spec: Spec, other: Spec) -> list[Sus
     found: list[Suspect] = []
     a, b = _scaled_alike(a, b, spec.depth, found)
     a, b = _folded_alike(a, b)
-    a, b = _zeros_for_absent(a, b)
+    a, b = _zeros_for_absent(a, b, spec.rope is not None)
     depth = max(spec.depth, other.depth)
     found += _absent(a, b, depth)
     values = {name: (_array(a[name]), _array(b[name])) for name in a if name in b}
@@ -103,22 +103,27 @@ def _scaled_alike(a: Tensors, b: Tensors, depth: int, found: list[Suspect]) -> t
 
 def _folded_alike(a: Tensors, b: Tensors) -> tuple[Tensors, Tensors]:
     """Prefix rows of the position table and the patch bias, folded on both sides where only one keeps them apart."""
-    for name, apply in (
-        ("embed.pos_prefix", rewrite.fold_prefix_positions),
-        ("embed.patch.bias", rewrite.fold_patch_bias),
-    ):
-        if (name in a) != (name in b) and all("embed.pos" in side for side in (a, b)):
-            a, b = apply(a) or a, apply(b) or b
+    if all("embed.pos" in side for side in (a, b)):
+        if ("embed.pos_prefix" in a) != ("embed.pos_prefix" in b):
+            a, b = rewrite.prefix_rows(a, 0) or a, rewrite.prefix_rows(b, 0) or b
+        if ("embed.patch.bias" in a) != ("embed.patch.bias" in b):
+            a, b = rewrite.fold_patch_bias(a) or a, rewrite.fold_patch_bias(b) or b
+    if ("embed.rel_pos" in a) != ("embed.rel_pos" in b):
+        a, b = rewrite.spread_relative_positions(a) or a, rewrite.spread_relative_positions(b) or b
     return a, b
 
 
-def _zeros_for_absent(a: Tensors, b: Tensors) -> tuple[Tensors, Tensors]:
-    """Biases that one side lacks, as zeros."""
+def _zeros_for_absent(a: Tensors, b: Tensors, rotary: bool) -> tuple[Tensors, Tensors]:
+    """Biases that one side lacks, as zeros; a key bias that one side lacks is left out, for softmax does not see it."""
+
+    def seen(has: Tensors, like: Tensors) -> Tensors:
+        return {n: t for n, t in has.items() if rotary or n in like or not n.endswith("attn.k.bias")}
 
     def completed(has: Tensors, like: Tensors) -> Tensors:
         lacking = {n: t for n, t in like.items() if n not in has and n.endswith(".bias") and n[:-4] + "weight" in has}
         return {**has, **{n: rewrite.zeros(t.shape, t.dtype) for n, t in lacking.items()}}
 
+    a, b = seen(a, b), seen(b, a)
     return completed(a, b), completed(b, a)
 
 
@@ -184,7 +189,8 @@ def _general(kind: pairs.Kind) -> str:
 def _fused(values: Values, differing: Iterable[str], spec: Spec) -> dict[str, pairs.Kind]:
     """Blocks in which q, k and v together hold the same rows in another order; name → what it is."""
     found: dict[str, pairs.Kind] = {}
-    numbers = sorted({canon.block_of(n) for n in differing if ".attn." in n and n.split(".")[-2] in "qkv"} - {None})
+    attention = [n for n in differing if ".attn." in n and n.split(".")[-2] in "qkv"]
+    numbers = sorted({number for n in attention if (number := canon.block_of(n)) is not None})
     heads = [h for h in range(1, spec.embed_dim + 1) if spec.embed_dim % h == 0]
     for number in numbers:
         names = {part: f"blocks.{number}.attn.{part}." for part in "qkv"}
@@ -215,7 +221,7 @@ def _swapped(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> pairs.
 
 
 def _by_digest(values: Values) -> dict[tuple[tuple[int, ...], bytes], str]:
-    return {_digest(x): name for name, (x, _) in reversed(values.items()) if x.size > 1 and x.std() > 0}
+    return {_digest(x): name for name, (x, _) in reversed(list(values.items())) if x.size > 1 and x.std() > 0}
 
 
 def _digest(x: np.ndarray) -> tuple[tuple[int, ...], bytes]:
@@ -235,7 +241,9 @@ def _elsewhere(name: str, y: np.ndarray, places: Mapping[tuple[tuple[int, ...], 
         return pairs.Kind("order", "b's blocks stand in another order than a's", usual)
     first, second = sorted((name, other))
     words = (first.split(".", 2)[2], second.split(".", 2)[2]) if block is not None else (first, second)
-    return pairs.Kind("swapped", f"{words[0]} and {words[1]} are swapped", "a wrong pair of names or another order of halves")
+    return pairs.Kind(
+        "swapped", f"{words[0]} and {words[1]} are swapped", "a wrong pair of names or another order of halves"
+    )
 
 
 def _resized(x: np.ndarray, y: np.ndarray, spec: Spec, other: Spec) -> pairs.Kind | None:
@@ -247,5 +255,7 @@ def _resized(x: np.ndarray, y: np.ndarray, spec: Spec, other: Spec) -> pairs.Kin
             made = resample.positions(here, old, new, recipe)
             if made.shape == there.shape and float(abs(made - there).max()) <= 1e-5 * float(abs(there).max()):
                 text = f"{who}'s position table is the other's, resized from {old} to {new} by recipe {name}"
-                return pairs.Kind("resized", text, "one side stores another native size; the other resizes when it runs")
+                return pairs.Kind(
+                    "resized", text, "one side stores another native size; the other resizes when it runs"
+                )
     return None

@@ -1,4 +1,4 @@
-"""Running a side and watching its layers: our ViT step by step, any other module by forward hooks that are always removed."""
+"""Running a side and watching its layers: our ViT step by step, any other module by hooks that are always removed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(side: Side, pixels: Tensor, condition: Tensor | None) -> Trace:
     device = device_of(side.module)
     pixels = pixels.to(device)
     condition = None if condition is None else condition.to(device)
-    with evaluating(side.module):
+    with evaluating(side.module), full_precision(device):
         if isinstance(side.module, ViT):
             return run_vit(side.module, pixels, condition)
         return _run_foreign(side, pixels, condition)
@@ -59,6 +59,20 @@ def run_again(side: Side, pixels: Tensor, condition: Tensor | None) -> Trace:
             one = None if condition is None else condition[i : i + 1]
             parts.append(run(side, pixels[i : i + 1], one))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Convolutions in float32 on a GPU, where torch rounds them to TF32 (11 bits) by default.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html, TensorFloat-32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+        yield
 
 
 @contextmanager
@@ -184,7 +198,7 @@ def unmasked(module: nn.Module) -> Iterator[None]:
 
     parts = [part for part in module.modules() if callable(getattr(part, "random_masking", None))]
     for part in parts:
-        part.random_masking = all_of
+        part.random_masking = all_of  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -218,8 +232,9 @@ def call(
     """
     names = takes(module)
     extra = {name: condition for name in CONDITIONS if condition is not None and name in names}
+    whole: Any = module
     if callable(getattr(module, "encode_image", None)):
-        return sort_outputs(module.encode_image(pixels), spec)
+        return sort_outputs(whole.encode_image(pixels), spec)
     if "pixel_values" in names:
         return _call_transformers(module, spec, pixels, extra)
     if prefix and not hasattr(module, "trunk"):
@@ -227,22 +242,20 @@ def call(
     if callable(getattr(module, "forward_features", None)):
         return _call_features(module, spec, pixels, extra)
     if callable(getattr(module, "forward_encoder", None)):
-        return sort_outputs(module.forward_encoder(pixels, 0.0), spec)
+        return sort_outputs(whole.forward_encoder(pixels, 0.0), spec)
     return sort_outputs(module(pixels, **extra), spec)
 
 
-def _call_transformers(
-    module: nn.Module, spec: Spec | None, pixels: Tensor, extra: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _call_transformers(module: Any, spec: Spec | None, pixels: Tensor, extra: Mapping[str, Any]) -> dict[str, Tensor]:
     target: Callable[..., Any] = module
     if "input_ids" in takes(module):
-        target = module.get_image_features  # type: ignore[assignment]
+        target = module.get_image_features
     names = inspect.signature(target.forward if target is module else target).parameters
     native = spec is None or spec.image_size is None or pixels.shape[-2:] == _pair(spec.image_size)
     if not native and "interpolate_pos_encoding" in names:
-        extra = {**extra, "interpolate_pos_encoding": True}  # type: ignore[dict-item]
+        extra = {**extra, "interpolate_pos_encoding": True}
     found = target(pixel_values=pixels, **extra)
-    if isinstance(found, Tensor):
+    if not isinstance(found, Mapping):
         return sort_outputs(found, spec)
     pairs = {"last_hidden_state": "tokens", "pooler_output": "pooled", "logits": "logits", "image_embeds": "embedding"}
     out = {ours: found[theirs] for theirs, ours in pairs.items() if isinstance(found.get(theirs), Tensor)}
@@ -255,16 +268,14 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _call_features(
-    module: nn.Module, spec: Spec | None, pixels: Tensor, extra: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    found = module.forward_features(pixels, **extra)  # type: ignore[operator]
+def _call_features(module: Any, spec: Spec | None, pixels: Tensor, extra: Mapping[str, Any]) -> dict[str, Tensor]:
+    found = module.forward_features(pixels, **extra)
     if isinstance(found, Mapping) and "x_norm_patchtokens" in found:
         cls = found["x_norm_clstoken"]
         registers = found.get("x_norm_regtokens", found.get("x_storage_tokens"))
         parts = [cls.unsqueeze(1), *([] if registers is None else [registers]), found["x_norm_patchtokens"]]
         return {"tokens": torch.cat(parts, 1), "pooled": cls}
-    out = sort_outputs(found, spec)
+    out: dict[str, Any] = {**sort_outputs(found, spec)}
     head = getattr(module, "forward_head", None)
     if callable(head) and "tokens" in out:
         pooled, logits = head(found, pre_logits=True), head(found)
@@ -276,8 +287,8 @@ def _call_features(
 
 def sort_outputs(found: Any, spec: Spec | None) -> dict[str, Tensor]:
     """What a module returned, by the names of OUTPUTS: tokens are (B, N, D), vectors are told apart by their width."""
-    if isinstance(found, (tuple, list)) and found:
-        found = found[0]
+    if isinstance(found, (tuple, list)):
+        return sort_outputs(found[0], spec) if found else {}
     if not isinstance(found, Tensor):
         return {}
     if found.ndim == 3:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from anyvit.errors import BadArgument
 from anyvit.recognise import OPTIMIZER, Match
@@ -62,49 +63,78 @@ def components(prefix: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[./]", prefix) if part)
 
 
-def choose(found: Sequence[Match], weights: str | None) -> Choice:
+def choose(found: Sequence[Match], weights: str | None, aliases: Mapping[str, str] = MappingProxyType({})) -> Choice:
     """Picks the weight set that the caller names, or that its authors evaluate.
 
     Arguments:
         found: readings of different prefixes, best fit first.
         weights: a word of the prefix ("teacher"), or the whole prefix; None for the preferred one.
+        aliases: name → the first name of the very same tensor; a tower that is only another's second name is no choice.
 
     Raises:
         BadArgument: where no weight set bears that name; the message lists those there are.
     """
-    models = [m for m in found if not OPTIMIZER.search(m.prefix)] or list(found)
+    models = [m for m in found if not OPTIMIZER.search(m.prefix)]
+    if not models:
+        return Choice(found[0], tuple(found[1:]), (_only_moments(found),))
     if weights is not None:
-        return _named(models, weights)
-    size = max(m.score for m in models)
-    towers = [m for m in models if m.score >= size - abs(size) / 2]
+        return _named(models, weights, aliases)
+    largest = max(m.score for m in models)
+    towers = [m for m in models if m.score == largest or m.score * SMALLEST >= largest]
+    return _preferred(models, towers, aliases)
+
+
+SMALLEST = 8
+"""A reading with fewer than one in so many of the tensors of the largest is no rival tower, but a part that fits by chance."""
+
+
+def _preferred(models: Sequence[Match], towers: Sequence[Match], aliases: Mapping[str, str]) -> Choice:
+    """The tower whose word stands first in `PREFERENCE`; a question where two are equal."""
     ranked = sorted(towers, key=lambda m: (_rank(m, towers), len(m.prefix)))
     best = ranked[0]
     others = tuple(m for m in models if m is not best)
     if not others:
         return Choice(best, (), ())
-    reason = next((why for word, why in PREFERENCE if why and word in _telling(best, towers)), "")
     names = tuple(m.prefix for m in others)
-    remedy = f'weights="{_label(others[0], models)}" reads another one'
-    if len(ranked) > 1 and _rank(ranked[1], towers) == _rank(best, towers):
+    equal = [m for m in ranked[1:] if _rank(m, towers) == _rank(best, towers) and not _same(m, best, aliases)]
+    if equal:
         cause = "several towers stand in this file and nothing says which one is meant"
         listed = (best.prefix, *names)
         return Choice(best, others, (Finding("ambiguous", listed, cause, f'weights="{best.prefix}"', fatal=True),))
+    reason = next((why for word, why in PREFERENCE if why and word in _telling(best, towers)), "")
     cause = f"this file holds {len(models)} weight sets; {best.prefix or 'the top level'} is read"
+    remedy = f'weights="{_label(others[0], models)}" reads another one'
     return Choice(best, others, (Finding("weights", names, cause + (f": {reason}" if reason else ""), remedy),))
 
 
-def _named(models: Sequence[Match], weights: str) -> Choice:
+def _only_moments(found: Sequence[Match]) -> Finding:
+    cause = "only the state of an optimizer, whose moments bear the model's names: there are no model weights in it"
+    names = tuple(m.prefix for m in found)
+    return Finding("not a ViT", names, cause, "load the checkpoint that was saved beside it", fatal=True)
+
+
+def _same(one: Match, other: Match, aliases: Mapping[str, str]) -> bool:
+    """Whether two towers are one under two names, tensor for tensor."""
+
+    def first(name: str) -> str:
+        return aliases.get(name, name)
+
+    theirs = {name[len(other.prefix) :]: first(name) for name in other.hits if name.startswith(other.prefix)}
+    ours = {name[len(one.prefix) :]: first(name) for name in one.hits if name.startswith(one.prefix)}
+    return ours == theirs
+
+
+def _named(models: Sequence[Match], weights: str, aliases: Mapping[str, str]) -> Choice:
     hits = [m for m in models if m.prefix.rstrip("./") == weights.rstrip("./")]
-    hits = hits or [m for m in models if weights in components(m.prefix)]
-    wanted = tuple(weights.rstrip("./").split("."))
-    hits = hits or [m for m in models if _contains(components(m.prefix), wanted)]
+    hits = hits or [m for m in models if weights and weights in components(m.prefix)]
+    hits = hits or [m for m in models if weights and _contains(components(m.prefix), components(weights))]
     if not hits:
         there = [_label(m, models) for m in models]
         raise BadArgument(
             f"no weight set of this file is called {weights!r}", names=there, remedy=f"weights={there[0]!r}"
         )
-    others = tuple(m for m in models if m is not hits[0])
-    return Choice(hits[0], others, ())
+    choice = _preferred(hits, hits, aliases)
+    return Choice(choice.match, tuple(m for m in models if m is not choice.match), choice.findings)
 
 
 def _contains(parts: tuple[str, ...], wanted: tuple[str, ...]) -> bool:

@@ -31,6 +31,8 @@ def constructors(spec: Spec, names: Collection[str] = (), file: str = "FILE") ->
         >>> lines["hf-vit"]
         'transformers.ViTModel(transformers.ViTConfig(layer_norm_eps=1e-06), add_pooling_layer=False)'
     """
+    # Blocks are alike: what the first one holds tells as much as all of them.
+    names = {name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")}
     spec = settle(spec, names)
     lines = {"anyvit": f'anyvit.load("{file}")'}
     if spec.condition or spec.head_norm:

@@ -165,19 +165,22 @@ def _pool(spec: Spec, form: Form, names: Collection[str], unsaid: dict[str, str]
     return "cls" if spec.num_cls else "avg"
 
 
-def nearest(form: Form, wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, str]]:
+def nearest(
+    form: Form, wanted: Mapping[str, Any], only: str | None = None
+) -> tuple[str, dict[str, Any], dict[str, str]]:
     """The registered name that needs the fewest other arguments, these, and what its callables have otherwise.
 
     Arguments:
         form: the class.
         wanted: all arguments, callables as words.
+        only: a registered name of this class, where no other will do.
     """
     best: tuple[Any, str, dict[str, Any], dict[str, str]] | None = None
     for name, (cls, _) in table()["models"].items():
-        if cls != form.cls or "radio" in name or "flexi" in name:
+        if cls != form.cls or (name != only if only else "radio" in name or "flexi" in name):
             continue
         # timm loads a siglip name without its attention pool non-strictly.
-        if "siglip" in name and wanted.get("global_pool") != "map":
+        if not only and "siglip" in name and wanted.get("global_pool") != "map":
             continue
         found = registered(name)
         assert found is not None

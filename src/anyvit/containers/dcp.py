@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from anyvit.containers.dcp_parts import Part, Parts, Place
 from anyvit.containers.files import LocalFile, unreadable
@@ -57,7 +57,7 @@ def read(folder: str | Path) -> Checkpoint:
     leaves: list[str] = []
     odd: dict[str, list[str]] = defaultdict(list)
     for name, entry in _mapping(metadata.get("state_dict_metadata"), "state_dict_metadata", home).items():
-        state = entry.state if isinstance(entry, Inert) else None
+        name, state = str(name), entry.state if isinstance(entry, Inert) else None
         if not isinstance(state, dict) or "chunks" not in state:
             leaves.append(name)
             continue
@@ -126,11 +126,13 @@ def _places(metadata: Mapping[str, Any], home: Path) -> dict[tuple[str, Any], Pl
         value = info.state if isinstance(info, Inert) else None
         if not isinstance(key, dict) or not isinstance(value, dict):
             raise FileError(f"{home / METADATA}: damaged list of parts")
-        offset, length = value.get("offset"), value.get("length")
-        if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
-            raise UnsafeError(f"{home / METADATA} has a part at an impossible place", names=[str(key.get("fqn"))])
-        transforms = tuple(str(word) for word in value.get("transform_descriptors") or ())
-        places[str(key.get("fqn")), key.get("offset")] = Place(value.get("relative_path", ""), offset, length, transforms)
+        name, begin, where = str(key.get("fqn")), key.get("offset"), (value.get("offset"), value.get("length"))
+        if not _sizes(where) or not (begin is None or _sizes(begin)):
+            raise UnsafeError(f"{home / METADATA} has a part at an impossible place", names=[name])
+        transforms = value.get("transform_descriptors") or ()
+        words = tuple(map(str, transforms)) if isinstance(transforms, list | tuple) else ("an unknown one",)
+        file = value.get("relative_path")
+        places[name, begin] = Place(file if isinstance(file, str) else "", *where, words)
     return places
 
 
@@ -173,7 +175,8 @@ class _OddType(Exception):  # noqa: N818 - never leaves this file
 def _tensor(name: str, state: Mapping[str, Any], places: Mapping[tuple[str, Any], Place], parts: Parts) -> Lazy:
     shape, chunks, properties = state.get("size"), state.get("chunks"), state.get("properties")
     fields = properties.state if isinstance(properties, Inert) else None
-    kind = fields[0] if isinstance(fields, tuple) and fields else fields.get("dtype") if isinstance(fields, dict) else None
+    fields = fields if isinstance(fields, dict | tuple) else ()
+    kind = fields.get("dtype") if isinstance(fields, dict) else next(iter(fields), None)
     if not _sizes(shape) or not isinstance(chunks, list):
         raise FileError(f"{parts.home / METADATA}: damaged description of a tensor", names=[name])
     try:
@@ -199,7 +202,7 @@ def _chunk(chunk: Any, name: str, axes: int, home: Path) -> tuple[tuple[int, ...
     raise FileError(f"{home / METADATA}: damaged description of a part", names=[name])
 
 
-def _sizes(value: Any) -> bool:
+def _sizes(value: Any) -> TypeGuard[tuple[int, ...]]:
     return type(value) is tuple and all(type(size) is int and size >= 0 for size in value)
 
 

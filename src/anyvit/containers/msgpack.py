@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from anyvit.containers.files import LocalFile
 from anyvit.containers.inert import Inert
-from anyvit.containers.msgpack_grammar import Cursor, Extension, Span
+from anyvit.containers.msgpack_grammar import Extension, Span, Values
 from anyvit.dtypes import ITEMSIZE, np_dtype
 from anyvit.errors import FileError, UnsafeError
 from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
@@ -51,7 +51,7 @@ def read(path: str | Path) -> Checkpoint:
         UnsafeError: a file that claims what cannot be.
     """
     file = LocalFile(path)
-    cursor = Cursor(file, 0, file.size)
+    cursor = Values(file, 0, file.size)
     root = cursor.value()
     if cursor.at != file.size:
         raise cursor.damaged(f"{file.size - cursor.at} bytes after the end of the only value")
@@ -102,7 +102,7 @@ class _Flat:
         return name
 
     def extension(self, value: Extension, path: str) -> Any:
-        cursor = Cursor(self.file, value.offset, value.offset + value.size)
+        cursor = Values(self.file, value.offset, value.offset + value.size)
         if value.code == COMPLEX:
             parts = cursor.value()
             if not _is_pair(parts) or cursor.at != cursor.end:
@@ -118,7 +118,7 @@ class _Flat:
         self.check(array, path)
         return self.number(array, path) if value.code == SCALAR else self.add(array, path)
 
-    def array(self, cursor: Cursor, path: str) -> Array:
+    def array(self, cursor: Values, path: str) -> Array:
         """[shape, name of the element type, bytes]"""
         fields = cursor.value()
         if not isinstance(fields, list) or len(fields) != 3 or cursor.at != cursor.end:
@@ -144,7 +144,7 @@ class _Flat:
         for chunk in chunks:
             if not isinstance(chunk, Extension) or chunk.code != NDARRAY:
                 raise self.broken(path, "a chunk that is no array")
-            parts.append(self.array(Cursor(self.file, chunk.offset, chunk.offset + chunk.size), path))
+            parts.append(self.array(Values(self.file, chunk.offset, chunk.offset + chunk.size), path))
         kinds = {part.dtype for part in parts}
         if len(kinds) != 1 or not kinds <= ITEMSIZE.keys():
             raise self.broken(path, f"chunks of the types {', '.join(sorted(kinds))}")

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from anyvit.containers.cursor import Cursor
 from anyvit.containers.files import LocalFile
 from anyvit.errors import FileError, UnsafeError
 
@@ -18,8 +19,6 @@ VALUE_LIMIT = 10_000_000
 """Most values in a file; a checkpoint of 10,000 tensors with Adam's moments has about 200,000."""
 TEXT_LIMIT = 1 << 20
 """Longest text in bytes."""
-WINDOW = 512
-"""Bytes read at a time: a tensor's name and header fit, so that its data is not read with them."""
 
 _NUMBERS = {
     0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i",
@@ -43,7 +42,7 @@ class Extension(NamedTuple):
     size: int
 
 
-class Cursor:
+class Values(Cursor):
     """Reads values from a part of a file.
 
     Arguments:
@@ -53,9 +52,8 @@ class Cursor:
     """
 
     def __init__(self, file: LocalFile, start: int, end: int) -> None:
-        self.file, self.at, self.end = file, start, end
+        super().__init__(file, start, end)
         self.count = 0
-        self._from, self._data = 0, b""
 
     def value(self, depth: int = 0) -> Any:
         """The next value: None, bool, int, float, str, list, dict, `Span` or `Extension`.
@@ -103,22 +101,6 @@ class Cursor:
             return self._map(self._length(code - 0xDD), depth)
         raise self.damaged(f"the byte {code:#04x} at {self.at - 1} begins no value")
 
-    def take(self, size: int) -> bytes:
-        """The next bytes."""
-        begin = self.at - self._from
-        if begin < 0 or begin + size > len(self._data):
-            self._room(size)
-            self._from, begin = self.at, 0
-            self._data = self.file.read(self.at, min(max(size, WINDOW), self.end - self.at))
-        self.at += size
-        return self._data[begin : begin + size]
-
-    def skip(self, size: int) -> tuple[int, int]:
-        """Passes over bytes without reading them: where they begin, and how many there are."""
-        self._room(size)
-        self.at += size
-        return self.at - size, size
-
     def damaged(self, found: str) -> FileError:
         """The error of bytes that are no such value."""
         return FileError(
@@ -128,22 +110,12 @@ class Cursor:
             remedy="fetch the file again",
         )
 
-    def _room(self, size: int) -> None:
-        if self.at + size > self.end:
-            raise FileError(
-                f"{self.file.name} ends inside a value",
-                found=f"{self.end} bytes",
-                expected=f"at least {self.at + size}",
-                usual="a download or copy that was cut",
-                remedy="fetch the file again",
-            )
-
     def _length(self, power: int) -> int:
         return int.from_bytes(self.take(1 << power), "big")
 
     def _text(self, size: int) -> str:
         if size > TEXT_LIMIT:
-            self._room(size)
+            self.room(size)
             raise UnsafeError(f"{self.file.name} holds an implausibly long text", found=f"{size} bytes")
         try:
             return self.take(size).decode()
@@ -155,11 +127,11 @@ class Cursor:
         return Extension(code, *self.skip(size))
 
     def _list(self, count: int, depth: int) -> list[Any]:
-        self._room(count)
+        self.room(count)
         return [self.value(depth + 1) for _ in range(count)]
 
     def _map(self, count: int, depth: int) -> dict[str, Any]:
-        self._room(2 * count)
+        self.room(2 * count)
         found: dict[str, Any] = {}
         for key in self._keys(count, depth):
             if key in found:

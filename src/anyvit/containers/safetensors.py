@@ -12,8 +12,9 @@ from math import prod
 from pathlib import Path
 from typing import IO, Any
 
+from anyvit.containers import checksums
 from anyvit.containers.files import LocalFile, atomic
-from anyvit.containers.stream import chunks
+from anyvit.containers.stream import Seal, chunks
 from anyvit.containers.zips import write_all
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import BadArgument, FileError, UnsafeError, Unsayable
@@ -77,8 +78,15 @@ def read(path: str | Path) -> Checkpoint:
             tensors[name] = from_pieces(shape, DTYPES[dtype], pieces, (name,))
     aliases = {name: kept for name, kept in metadata.items() if name not in tensors and _tied(name, kept, tensors)}
     tensors.update({name: tensors[kept] for name, kept in aliases.items()})
+    readable = {name: tensor for name, tensor in tensors.items() if name not in packed and name not in aliases}
     return Checkpoint(
-        tensors, "safetensors", str(path), aliases=aliases, notes=tuple(_notes(packed)), metadata=metadata
+        tensors,
+        "safetensors",
+        str(path),
+        aliases=aliases,
+        notes=tuple(_notes(packed)),
+        metadata=metadata,
+        verify=checksums.verifier(readable, metadata),
     )
 
 
@@ -88,6 +96,8 @@ def write(
     *,
     metadata: Mapping[str, str] | None = None,
     durable: bool = False,
+    recorded: bool = False,
+    seal: Seal | None = None,
 ) -> None:
     """Writes a safetensors file, one tensor at a time; the same tensors give the same bytes.
 
@@ -96,13 +106,16 @@ def write(
         path: the file, replaced only when all went well.
         metadata: text → text, put beside `{"format": "pt"}`, which transformers asks for.
         durable: flush to the disk before the file takes its name.
+        recorded: put each tensor's checksum into the metadata.
+        seal: called when all tensors are written, before the file takes its name; gives metadata that was not known
+            before, each value as long as the one in `metadata` that it replaces. What it raises leaves the old file.
 
     Raises:
         FileError: disk full, no permission, or a source that cannot be read.
         Unsayable: a tensor name or an element type that the format does not have.
     """
     with atomic(path, durable=durable) as file:
-        _fill(file, tensors, metadata)
+        _fill(file, tensors, metadata, recorded, seal)
 
 
 def write_sharded(
@@ -112,6 +125,8 @@ def write_sharded(
     shard_size: int,
     metadata: Mapping[str, str] | None = None,
     durable: bool = False,
+    recorded: bool = False,
+    seal: Seal | None = None,
 ) -> list[Path]:
     """Writes `model-00001-of-0000n.safetensors` and `model.safetensors.index.json` as Hugging Face does.
 
@@ -123,7 +138,7 @@ def write_sharded(
         folder: an existing folder.
         shard_size: bytes of tensors in one shard at most; a larger tensor has a shard of its own.
         metadata: as for `write`, repeated in each shard.
-        durable: as for `write`.
+        durable, recorded, seal: as for `write`.
 
     Returns:
         The files written; a single `model.safetensors` without index where all fits in one shard.
@@ -149,27 +164,42 @@ def write_sharded(
             write_all(file, (json.dumps(text, indent=2, sort_keys=True) + "\n").encode())
         for group, path in zip(reversed(groups), reversed(paths), strict=True):
             file = stack.enter_context(atomic(path, durable=durable))
-            _fill(file, {name: tensors[name] for name in group}, metadata)
+            _fill(file, {name: tensors[name] for name in group}, metadata, recorded, seal)
     paths += [index] if len(groups) > 1 else []
     _remove_stale(folder, {path.name for path in paths})
     return paths
 
 
-def _fill(file: IO[bytes], tensors: Mapping[str, Lazy], metadata: Mapping[str, str] | None) -> None:
-    order, head = _packed_header(tensors, {"format": "pt", **(metadata or {})})
-    write_all(file, head)
-    for name in order:
-        size = 0
-        for part in chunks(tensors[name]):
-            write_all(file, part)
-            size += len(part)
-        if size != tensors[name].nbytes:
-            raise FileError(
-                "a tensor gave another number of bytes than its shape says",
-                names=[name],
-                found=f"{size} bytes",
-                expected=f"{tensors[name].nbytes} bytes",
-            )
+def _fill(
+    file: IO[bytes],
+    tensors: Mapping[str, Lazy],
+    metadata: Mapping[str, str] | None,
+    recorded: bool = False,
+    seal: Seal | None = None,
+) -> None:
+    first = {"format": "pt", **(metadata or {})}
+    with checksums.Recorder(tensors, first) as recorder:
+        order, head = _packed_header(tensors, recorder.metadata() if recorded else first)
+        write_all(file, head)
+        for name in order:
+            size = 0
+            for part in recorder.parts(name) if recorded else chunks(tensors[name]):
+                write_all(file, part)
+                size += len(part)
+            if size != tensors[name].nbytes:
+                raise FileError(
+                    "a tensor gave another number of bytes than its shape says",
+                    names=[name],
+                    found=f"{size} bytes",
+                    expected=f"{tensors[name].nbytes} bytes",
+                )
+        final = seal() if seal else {}
+        if recorded or final:
+            recorder.seal(final)
+            _, sealed = _packed_header(tensors, recorder.metadata() if recorded else {**first, **final})
+            assert len(sealed) == len(head), (len(sealed), len(head))
+            file.seek(0)
+            write_all(file, sealed)
 
 
 def _header(file: LocalFile) -> tuple[dict[str, Any], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from anyvit.containers import single, sniff
@@ -149,10 +149,12 @@ def _checkpoint(folder: Path, parts: Sequence[Checkpoint], tensors: dict[str, La
         aliases={name: first for part in parts for name, first in part.aliases.items()},
         notes=(*notes, *(note for part in parts for note in part.notes)),
         metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
-        verify=(lambda: _chained(checks)) if checks else None,
+        verify=(lambda names=None: _chained(checks, names)) if checks else None,
     )
 
 
-def _chained(checks: Sequence[Callable[[], Iterator[Note]]]) -> Iterator[Note]:
+def _chained(
+    checks: Sequence[Callable[..., Iterator[Note]]], names: Collection[str] | None = None
+) -> Iterator[Note]:
     for check in checks:
-        yield from check()
+        yield from check(names)

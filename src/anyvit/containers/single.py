@@ -77,14 +77,18 @@ def _check_regular(path: Path) -> None:
 
 
 def _read_zip(path: Path) -> Checkpoint:
-    from anyvit.containers import npz, torch_file, zips
+    from anyvit.containers import zips
 
     # The first name mostly tells; a directory of thousands is then parsed once, by the reader.
     for look in (zips.first_name, zips.members):
         names = list(look(path))
         if any(name.endswith((".pkl", "/version")) for name in names):
+            from anyvit.containers import torch_file
+
             return torch_file.read(path)
         if any(name.endswith(".npy") for name in names):
+            from anyvit.containers import npz
+
             return npz.read(path)
     if any(name.endswith(".weights.h5") for name in names):
         raise FileError(f"{path} is a Keras archive (.keras), which is not supported", remedy="save with numpy.savez")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from anyvit.dtypes import np_dtype
 from anyvit.lazy import Lazy
 
+Seal = Callable[[], Mapping[str, str]]
+"""What a writer calls when all tensors are written, before the file takes its name; gives metadata known only then."""
 STEP = 4 << 20
 """Bytes handed on at a time; two of them fit in the 8 MB that a writer may hold."""
 

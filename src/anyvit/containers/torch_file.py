@@ -7,7 +7,7 @@ older row of pickles).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,14 +138,15 @@ def _persistent(saved: Any) -> Storage:
 
 def _verifier(
     file: LocalFile, members: Mapping[str, zips.Member], root: str, flat: Flat
-) -> Callable[[], Iterator[Note]]:
-    def verify() -> Iterator[Note]:
+) -> Callable[..., Iterator[Note]]:
+    def verify(names: Collection[str] | None = None) -> Iterator[Note]:
         living: dict[str, list[str]] = {}
         for name, ref in flat.tensors.items():
             if not isinstance(ref, Array):
                 storage = ref.storage if isinstance(ref, Strided) else ref
                 living.setdefault(root + storage.key, []).append(name)
-        for note in zips.damaged(file, members.values()):
+        idle = {key for key, users in living.items() if names is not None and not any(name in names for name in users)}
+        for note in zips.damaged(file, [member for key, member in members.items() if key not in idle]):
             yield Note(note.kind, tuple(living.get(note.names[0], note.names)), note.cause, note.remedy)
 
     return verify

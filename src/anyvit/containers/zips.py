@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from anyvit.containers.checksums import crc32
 from anyvit.containers.files import LocalFile
 from anyvit.errors import FileError, UnsafeError
 from anyvit.lazy import Note
@@ -100,7 +101,7 @@ def chunks(file: LocalFile, member: Member, step: int = STEP) -> Iterator[bytes]
     Raises:
         FileError: a wrong CRC, more or fewer bytes than claimed, or a compression that checkpoints do not use.
     """
-    crc, done = 0, 0
+    crc, done, step_crc = 0, 0, crc32()
     for part in _unpacked(file, member, step):
         done += len(part)
         if done > member.size:
@@ -110,7 +111,7 @@ def chunks(file: LocalFile, member: Member, step: int = STEP) -> Iterator[bytes]
                 expected=f"{member.size} bytes",
                 usual="a forged archive (a zip bomb)",
             )
-        crc = zlib.crc32(part, crc)
+        crc = step_crc(part, crc)
         yield part
     if done != member.size or crc != member.crc:
         raise FileError(
@@ -182,9 +183,9 @@ class Writer:
             return _LOCAL.pack(b"PK\3\4", *fields) + raw + extra
 
         self._write(head(0))
-        crc, done = 0, 0
+        crc, done, step = 0, 0, crc32()
         for part in parts:
-            crc, done = zlib.crc32(part, crc), done + len(part)
+            crc, done = step(part, crc), done + len(part)
             self._write(part)
         if done != size:
             raise FileError(

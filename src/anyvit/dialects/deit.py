@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyvit.dialects.timm import BASE, B
+from anyvit.dialects.timm import BASE, ROWS, B
 from anyvit.rules import Dialect, R, without
 
 DEIT = Dialect(
@@ -12,6 +12,7 @@ DEIT = Dialect(
     title="DeiT",
     lineage="deit",
     container="torch",
+    requires=ROWS,
 )
 DEIT3 = Dialect(
     "deit3",

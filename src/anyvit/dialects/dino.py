@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyvit.dialects.timm import BASE
+from anyvit.dialects.timm import BASE, ROWS
 from anyvit.rules import Dialect, R, without
 
 DINO = Dialect(
@@ -17,6 +17,7 @@ DINO = Dialect(
     lineage="dino",
     tower="backbone.",
     container="torch",
+    requires=(*ROWS, "norm.weight"),
 )
 
 DIALECTS = (DINO,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyvit.dialects.timm import BASE, QKV, B
+from anyvit.dialects.timm import BASE, QKV, ROWS, B
 from anyvit.rules import Dialect, R, respell, without
 
 DINOV2 = Dialect(
@@ -27,6 +27,7 @@ DINOV2 = Dialect(
     lineage="dinov2",
     tower="backbone.",
     container="torch",
+    requires=(*ROWS, "norm.weight", "embed.mask"),
 )
 
 DINOV2_CHUNKED = replace(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyvit.dialects.timm import POS, B
-from anyvit.rules import Dialect, R, respell
+from anyvit.dialects.timm import ALL_BIASES, POS, B
+from anyvit.rules import Dialect, R, Rule, respell
 
 _BLOCK = "Transformer/encoderblock_{i}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
@@ -33,15 +33,28 @@ GOOGLE = Dialect(
     title="Google ViT (JAX)",
     lineage="google",
     container="npz",
+    requires=("norm.weight", "embed.pos_prefix", "embed.patch.bias", *ALL_BIASES),
+)
+
+LINEN = replace(
+    GOOGLE,
+    name="google-linen",
+    rules=respell(
+        respell(respell(GOOGLE, "<LayerNorm_0|LayerNorm_2>", "<LayerNorm_0|LayerNorm_1>"), "MlpBlock_3", "MlpBlock_0"),
+        "MultiHeadDotProductAttention_1",
+        "MultiHeadDotProductAttention_0",
+    ),
+    source="google-research/vision_transformer vit_jax/models_vit.py (flax linen numbers modules by kind)",
+    title="Google ViT (JAX), linen names",
 )
 
 FLAX = replace(
-    GOOGLE,
+    LINEN,
     name="google-flax",
-    rules=respell(GOOGLE, "/", "."),
+    rules=respell(LINEN, "/", "."),
     source="google-research/vision_transformer vit_jax/train.py, flax.training.checkpoints",
     title="Google ViT (JAX), flax checkpoint",
     container="msgpack",
 )
 
-DIALECTS = (GOOGLE, FLAX)
+DIALECTS = (GOOGLE, LINEN, FLAX)

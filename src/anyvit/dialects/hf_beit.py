@@ -29,7 +29,7 @@ OWN_MEMORY = (
     R(N + TABLE, B + "attn.rel_pos"),
     R("shared_position_bias.relative_position_bias_table", "embed.rel_pos"),
 )
-ABOUT = ("BeitModel", "beit/modeling_beit.py", "hf-beit", "beit.")
+ABOUT = ("BeitModel", "beit/modeling_beit.py", "hf-beit", "beit.", ("embed.cls", "embed.patch.bias"))
 
 HF_BEIT = dialect("hf-beit", (*COMMON, *DISK, *OWN), *ABOUT)
 HF_BEIT_MEMORY = dialect("hf-beit-memory", (*COMMON, *MEMORY, *OWN_MEMORY), *ABOUT)

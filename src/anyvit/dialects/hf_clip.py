@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyvit.dialects.openai_clip import POSITIONS
-from anyvit.dialects.timm import B
+from anyvit.dialects.timm import ALL_BIASES, ROWS, B
 from anyvit.rules import Dialect, R
 
 LAYER = "encoder.layers.{i}."
@@ -37,12 +37,12 @@ HF_CLIP = Dialect(
     source="huggingface/transformers v5.23.0: models/clip/modeling_clip.py",
     title="Hugging Face CLIP",
     lineage="hf-clip",
-    tower="vision_model.",
     root="vision_model.",
+    requires=(*ROWS, "norm.weight", "embed.norm.weight", *ALL_BIASES),
 )
 
 HF_CLIP_MEMORY = replace(
-    HF_CLIP, name="hf-clip-memory", title="Hugging Face CLIPVisionModel in the memory of transformers 5", root=""
+    HF_CLIP, name="hf-clip-memory", title="Hugging Face CLIPVisionModel in the memory of transformers 5", root="", tower="vision_model."
 )
 
 DIALECTS = (HF_CLIP, HF_CLIP_MEMORY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyvit.dialects.timm import POS, B
+from anyvit.dialects.timm import BIASES, POS, ROWS, B
 from anyvit.rules import Dialect, R
 
 STEM = (
@@ -38,11 +38,22 @@ DEIT = (
 )
 
 
-def dialect(name: str, rules: tuple[R, ...], model: str, file: str, lineage: str, tower: str) -> Dialect:
+REQUIRES = (*ROWS, "embed.patch.bias", *BIASES)
+
+
+def dialect(
+    name: str,
+    rules: tuple[R, ...],
+    model: str,
+    file: str,
+    lineage: str,
+    tower: str,
+    requires: tuple[str, ...] = REQUIRES,
+) -> Dialect:
     """A dialect of transformers' ViT family."""
     where = "in memory (transformers 5)" if name.endswith("-memory") else "on disk"
     source = f"huggingface/transformers src/transformers/models/{file}; names in memory: conversion_mapping.py"
-    return Dialect(name, rules, source, f"transformers {model}, names {where}", lineage, tower)
+    return Dialect(name, rules, source, f"transformers {model}, names {where}", lineage, tower, requires=requires)
 
 
 HF_DEIT = dialect("hf-deit", (*STEM, *TOKENS, *DISK, *DEIT), "DeiTModel", "deit/modeling_deit.py", "hf-deit", "deit.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyvit.dialects.hf_vit import EMBEDDINGS, LAYER, attention, attention_in_memory
-from anyvit.dialects.timm import QKV, B
+from anyvit.dialects.timm import BIASES, QKV, ROWS, B
 from anyvit.rules import Dialect, R
 
 _SHARED = (
@@ -17,6 +17,8 @@ _SHARED = (
     R("layernorm.{p}", "norm.{p}"),
     R("../classifier.{p}", "head.{p}", why="over cls and the mean of the patches"),
 )
+
+GATES = (B + "mlp.gate.bias", B + "mlp.up.bias", B + "mlp.down.bias")
 
 _REGISTERS = R("embeddings.register_tokens", "embed.reg", "1 r d -> r d")
 
@@ -32,6 +34,7 @@ HF_DINOV2 = Dialect(
     title="Hugging Face DINOv2",
     lineage="hf-dinov2",
     tower="dinov2.",
+    requires=(*ROWS, "embed.mask", "embed.patch.bias", *BIASES, *GATES, B + "ls1", B + "ls2"),
 )
 
 HF_DINOV2_MEMORY = replace(

@@ -22,6 +22,7 @@ COMMON = (
     R(L + "<layer_scale1|layer_scale2>.lambda1", B + "<ls1|ls2>"),
     R("norm.{p}", "norm.{p}"),
 )
+REQUIRES = ("embed.cls", "embed.mask", "embed.patch.bias", B + "ls1", B + "ls2")
 PLAIN = (*COMMON, R(L + "mlp.<up_proj|down_proj>.{p}", B + "mlp.<fc1|fc2>.{p}"))
 GATED = (
     *COMMON,
@@ -32,7 +33,7 @@ GATED = (
 
 def _dialect(name: str, rules: tuple[Rule, ...], where: str, gated: bool = False) -> Dialect:
     title = f"transformers DINOv3ViTModel{' with a gated MLP' if gated else ''}, names {where}"
-    return Dialect(name, rules, source=SOURCE, title=title, lineage="hf-dinov3")
+    return Dialect(name, rules, source=SOURCE, title=title, lineage="hf-dinov3", requires=REQUIRES)
 
 
 HF_DINOV3 = _dialect("hf-dinov3", PLAIN, "on disk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anyvit.dialects.hf_deit import CLASSIFIER, DISK, MEMORY, STEM, dialect
+from anyvit.dialects.timm import BIASES
 from anyvit.rules import R, without
 
 POSITIONS = "embeddings.position_embeddings"
@@ -12,7 +13,7 @@ OWN = (
     R("embeddings.mask_token", "embed.mask", "1 1 d -> d"),
     *CLASSIFIER,
 )
-ABOUT = ("IJepaModel", "ijepa/modeling_ijepa.py", "hf-ijepa", "ijepa.")
+ABOUT = ("IJepaModel", "ijepa/modeling_ijepa.py", "hf-ijepa", "ijepa.", ("embed.patch.bias", *BIASES))
 
 HF_IJEPA = dialect("hf-ijepa", (*OWN, *DISK), *ABOUT)
 HF_IJEPA_MEMORY = dialect("hf-ijepa-memory", (*OWN, *MEMORY), *ABOUT)

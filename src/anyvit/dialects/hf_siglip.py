@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyvit.dialects.timm import QKV, B
+from anyvit.dialects.timm import ALL_BIASES, QKV, B
 from anyvit.rules import Dialect, R, without
 
 L = "encoder.layers.{i}."
@@ -35,6 +35,7 @@ HF_SIGLIP = Dialect(
     title="transformers SiglipVisionModel",
     lineage="hf-siglip",
     tower="vision_model.",
+    requires=("embed.patch.bias", *ALL_BIASES),
 )
 HF_SIGLIP2 = replace(
     HF_SIGLIP,

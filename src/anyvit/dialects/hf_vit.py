@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyvit.dialects.timm import POS, B
+from anyvit.dialects.timm import BIASES, POS, ROWS, B
 from anyvit.rules import Dialect, R, Rule
 
 LAYER = "encoder.layer.{i}."
@@ -54,6 +54,7 @@ HF_VIT = Dialect(
     title="Hugging Face ViT",
     lineage="hf-vit",
     tower="vit.",
+    requires=(*ROWS, "embed.patch.bias", *BIASES),
 )
 
 HF_VIT_MEMORY = replace(

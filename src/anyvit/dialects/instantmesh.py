@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyvit.dialects.hf_vit import EMBEDDINGS, LAYER, LAYERS
-from anyvit.dialects.timm import QKV, B
+from anyvit.dialects.timm import QKV, ROWS, B
 from anyvit.rules import Dialect, R
 
 _PARTS = B + "adaln.[shift1|scale1|shift2|scale2]"
@@ -21,9 +21,9 @@ INSTANTMESH = Dialect(
     source="TencentARC/InstantMesh src/models/encoder/dino.py, dino_wrapper.py",
     title="InstantMesh image encoder",
     lineage="instantmesh",
-    tower="lrm_generator.encoder.model.",
     root="lrm_generator.encoder.model.",
     container="torch",
+    requires=(*ROWS, "norm.weight"),
 )
 
 DIALECTS = (INSTANTMESH,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyvit.dialects.hf_vit import EMBEDDINGS, LAYER, MASK
-from anyvit.dialects.timm import POS, QKV, B
+from anyvit.dialects.timm import POS, QKV, ROWS, B
 from anyvit.rules import Dialect, R
 
 _LAYER = "encoder.layers.{i}."
@@ -25,6 +25,7 @@ INTERNVIT = Dialect(
     source="OpenGVLab/InternVL internvl_chat/internvl/model/internvl_chat/modeling_intern_vit.py",
     title="InternViT",
     lineage="internvit",
+    requires=(*ROWS, "embed.patch.bias", B + "attn.k.bias", B + "ls1", B + "ls2"),
     tower="vision_model.",
 )
 
@@ -45,6 +46,7 @@ HF_INTERNVL = Dialect(
     source="huggingface/transformers v5.23.0: models/internvl/modeling_internvl.py",
     title="Hugging Face InternVL vision tower",
     lineage="hf-internvl",
+    requires=(*ROWS, "embed.patch.bias", B + "ls1", B + "ls2"),
     tower="vision_tower.",
 )
 

@@ -93,9 +93,9 @@ class Scene:
         kind, _, what = sign.partition(" ")
         below = (name[len(self.prefix) :] for name in self.names if name.startswith(self.prefix))
         if kind in ("has", "lacks"):
-            return any(re.search(what, name) for name in self.names) == (kind == "has")
+            return any(map(re.compile(what).search, self.names)) == (kind == "has")
         if kind in ("under", "bare"):
-            return any(re.fullmatch(what, name) for name in below) == (kind == "under")
+            return any(map(re.compile(what).fullmatch, below)) == (kind == "under")
         if kind in ("canon", "no"):
             return (what.replace("{i}", "0") in self.canon) == (kind == "canon")
         if kind == "prefix":
@@ -280,7 +280,7 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
-        "google", ("google-npz",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "google", **HALF},
+        "google", ("google-npz", "google-linen", "google-flax"), {"eps": 1e-6, "act": "gelu_tanh", "resample": "google", **HALF},
         "vision_transformer/vit_jax/models_vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6; checkpoint.py zoom",
     ),
     Lineage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyvit.dialects.timm import BASE
+from anyvit.dialects.timm import BASE, ROWS
 from anyvit.rules import Dialect, R, without
 
 DECODER = "outside: decoder of pre-training"
@@ -26,6 +26,7 @@ MAE = Dialect(
     title="MAE",
     lineage="mae-finetuned",
     container="torch",
+    requires=ROWS,
 )
 MAE_LINPROBE = Dialect(
     "mae-linprobe",
@@ -39,6 +40,7 @@ MAE_LINPROBE = Dialect(
     title="MAE with a linear probe",
     lineage="mae-finetuned",
     container="torch",
+    requires=ROWS,
 )
 
 DIALECTS = (MAE, MAE_LINPROBE)

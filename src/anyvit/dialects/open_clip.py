@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from anyvit.dialects import timm
 from anyvit.dialects.openai_clip import BLOCK
 from anyvit.dialects.openai_clip import RULES as CLIP
-from anyvit.dialects.timm import QKV, B
+from anyvit.dialects.timm import ALL_BIASES, QKV, ROWS, B
 from anyvit.rules import Dialect, R, Rule, without
 
 RULES = (
@@ -24,8 +24,8 @@ OPEN_CLIP = Dialect(
     source="mlfoundations/open_clip v3.3.0: src/open_clip/transformer.py, VisionTransformer",
     title="OpenCLIP",
     lineage="open_clip",
-    tower="visual.",
     root="visual.",
+    requires=(*ROWS, *ALL_BIASES),
 )
 
 COCA = Dialect(
@@ -49,8 +49,8 @@ COCA = Dialect(
     source="mlfoundations/open_clip v3.3.0: src/open_clip/transformer.py, AttentionalPooler",
     title="OpenCLIP with an attention pool (CoCa)",
     lineage="open_clip",
-    tower="visual.",
     root="visual.",
+    requires=(*ROWS, *ALL_BIASES, "pool.query"),
 )
 
 
@@ -73,7 +73,6 @@ TRUNK = Dialect(
     source="mlfoundations/open_clip v3.3.0: src/open_clip/timm_model.py",
     title="OpenCLIP with a timm VisionTransformer (SigLIP)",
     lineage="open_clip",
-    tower="visual.trunk.",
     root="visual.trunk.",
 )
 

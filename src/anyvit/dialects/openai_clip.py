@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyvit.dialects.timm import QKV, B
+from anyvit.dialects.timm import ALL_BIASES, QKV, ROWS, B
 from anyvit.rules import Dialect, R
 
 BLOCK = "transformer.resblocks.{i}."
@@ -31,9 +31,9 @@ OPENAI_CLIP = Dialect(
     source="openai/CLIP clip/model.py",
     title="OpenAI CLIP",
     lineage="openai-clip",
-    tower="visual.",
     root="visual.",
     container="torch",
+    requires=(*ROWS, "norm.weight", "embed.norm.weight", *ALL_BIASES),
 )
 
 DIALECTS = (OPENAI_CLIP,)

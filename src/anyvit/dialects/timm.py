@@ -11,6 +11,15 @@ QKV = "(parts o) ... -> parts o ..."
 POS = "1 (k+n) d -> k d, n d"
 SOURCE = "huggingface/pytorch-image-models v1.0.31: timm/"
 
+ROWS = ("embed.cls", "embed.pos_prefix")
+"""A class token with a row of its own in the position table."""
+
+BIASES = (B + "attn.k.bias", B + "attn.out.bias", B + "mlp.fc1.bias", B + "mlp.fc2.bias")
+"""Biases of a plain block whose q, k and v have either all a bias or none."""
+
+ALL_BIASES = (B + "attn.q.bias", B + "attn.v.bias", *BIASES)
+"""Biases of a plain block where q, k and v always have one."""
+
 MLP = R(B + "mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}")
 
 BASE = (
@@ -92,6 +101,8 @@ TIMM_SWIGLU = Dialect(
     "timm",
 )
 
+SECOND = "the second of two branches that stand side by side; the canonical vocabulary has one"
+
 TIMM_PARALLEL = Dialect(
     "timm-parallel",
     (
@@ -106,6 +117,26 @@ TIMM_PARALLEL = Dialect(
     ),
     SOURCE + "models/vision_transformer.py, ParallelScalingBlock",
     "timm VisionTransformer whose attention and MLP run side by side",
+    "timm",
+)  # fmt: skip
+
+TIMM_TWINS = Dialect(
+    "timm-parallel-things",
+    (
+        *without(RULES, B + "<norm1|norm2>.{p}", B + "attn.qkv.{p}", B + "attn.proj.{p}", MLP.theirs,
+                 B + "<ls1|ls2>.gamma", B + "attn.<q_norm|k_norm>.{p}", B + "attn.norm.{p}", B + "mlp.norm.{p}"),
+        R(B + "<attns|ffns>.0.norm.{p}", B + "<norm1|norm2>.{p}"),
+        R(B + "<attns|ffns>.0.ls.gamma", B + "<ls1|ls2>"),
+        R(B + "attns.0.attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV),
+        R(B + "attns.0.attn.proj.{p}", B + "attn.out.{p}"),
+        R(B + "ffns.0.mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}"),
+        R(B + "<attns|ffns>.1.norm.{p}", None, why=SECOND),
+        R(B + "<attns|ffns>.1.ls.gamma", None, why=SECOND),
+        R(B + "attns.1.attn.<qkv|proj>.{p}", None, why=SECOND),
+        R(B + "ffns.1.mlp.<fc1|fc2>.{p}", None, why=SECOND),
+    ),
+    SOURCE + "models/vision_transformer.py, ParallelThingsBlock",
+    "timm VisionTransformer with two attentions and two MLPs side by side in every block",
     "timm",
 )  # fmt: skip
 
@@ -126,4 +157,4 @@ TIMM_NAFLEX = Dialect(
     sizes={"c": 3},
 )  # fmt: skip
 
-DIALECTS = (TIMM, TIMM_GLU, TIMM_SWIGLU, TIMM_PARALLEL, TIMM_NAFLEX)
+DIALECTS = (TIMM, TIMM_GLU, TIMM_SWIGLU, TIMM_PARALLEL, TIMM_TWINS, TIMM_NAFLEX)

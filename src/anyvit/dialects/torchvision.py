@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyvit.dialects.timm import POS, QKV, B
+from anyvit.dialects.timm import ALL_BIASES, POS, QKV, ROWS, B
 from anyvit.rules import Dialect, R
 
 L = "encoder.layers.encoder_layer_{i}."
@@ -30,6 +30,7 @@ TORCHVISION = Dialect(
     title="torchvision VisionTransformer",
     lineage="torchvision",
     container="torch",
+    requires=(*ROWS, "norm.weight", "embed.patch.bias", *ALL_BIASES),
 )
 
 DIALECTS = (TORCHVISION,)

@@ -1,0 +1,249 @@
+"""Checksums of tensors: recorded in the metadata of what is written, compared with the bytes of what is read.
+
+A tensor's checksum covers its element type, its shape and its bytes; so neither a flipped bit nor two swapped names
+stay unseen. The metadata of the same record (the Spec, the provenance) has a checksum of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from anyvit.containers import stream
+from anyvit.lazy import Lazy, Note
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+KEY = "anyvit.checksums"
+SOURCE = "anyvit.source_digest"
+"""Metadata key of the checksum over the tensors that a file was made from."""
+PREFIX = "anyvit."
+STEP = 1 << 20
+"""Bytes hashed at a time; they stay in the processor's cache."""
+APART = 1 << 18
+"""Parts of at least so many bytes are hashed in a second thread while the first one writes them."""
+
+
+class Hasher(Protocol):
+    """What hashlib and xxhash share."""
+
+    def update(self, data: Any, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+class _Crc32:
+    """CRC-32 with the face of hashlib."""
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._step = crc32()
+
+    def update(self, data: Any, /) -> None:
+        """Takes more bytes in."""
+        self._value = self._step(data, self._value)
+
+    def hexdigest(self) -> str:
+        """Eight digits."""
+        return f"{self._value:08x}"
+
+
+@cache
+def crc32() -> Callable[[Any, int], int]:
+    """The fastest CRC-32 there is: of the package isal where it is installed, else of the standard library."""
+    try:
+        from isal import isal_zlib  # type: ignore[import-not-found]
+    except ImportError:
+        return zlib.crc32
+    return isal_zlib.crc32
+
+
+def preferred() -> str:
+    """The algorithm that is recorded: xxh3-128 where the package xxhash is installed, else crc32.
+
+    Example:
+        >>> preferred() in ALGORITHMS
+        True
+    """
+    return "xxh3-128" if hasher("xxh3-128") is not None else "crc32"
+
+
+ALGORITHMS: Mapping[str, int] = {"xxh3-128": 32, "crc32": 8}
+"""Name → length in hexadecimal digits. Source: XXH3 128 bits, https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md."""
+
+
+def hasher(algorithm: str) -> Hasher | None:
+    """A new hasher; None where its package is not installed or its name is unknown.
+
+    Example:
+        >>> made = hasher("crc32")
+        >>> made.update(b"anyvit")
+        >>> made.hexdigest()
+        'f1742a4f'
+    """
+    if algorithm == "crc32":
+        return _Crc32()
+    if algorithm != "xxh3-128":
+        return None
+    try:
+        import xxhash
+    except ImportError:
+        return None
+    return xxhash.xxh3_128()
+
+
+def begun(algorithm: str, lazy: Lazy) -> Hasher:
+    """A hasher that has taken in a tensor's element type and shape."""
+    made = hasher(algorithm)
+    assert made is not None, algorithm
+    made.update(f"{lazy.dtype} {'x'.join(map(str, lazy.shape))} ".encode())
+    return made
+
+
+def digest(lazy: Lazy, algorithm: str) -> str:
+    """The checksum of a tensor; reads it piece by piece."""
+    made = begun(algorithm, lazy)
+    for part in stream.chunks(lazy, STEP):
+        made.update(part)
+    return made.hexdigest()
+
+
+def joined(digests: Mapping[str, str], algorithm: str) -> str:
+    """One checksum over many, whatever their order: algorithm, colon, digits."""
+    made = hasher(algorithm)
+    assert made is not None, algorithm
+    made.update("".join(f"{name}\n{text}\n" for name, text in sorted(digests.items())).encode())
+    return f"{algorithm}:{made.hexdigest()}"
+
+
+def blank(algorithm: str | None = None) -> str:
+    """What stands for a joined checksum until it is known; of the same length.
+
+    Example:
+        >>> blank("crc32")
+        'crc32:00000000'
+    """
+    algorithm = algorithm or preferred()
+    return f"{algorithm}:{'0' * ALGORITHMS[algorithm]}"
+
+
+class Recorder:
+    """Takes the checksums of tensors as their bytes are written.
+
+    Arguments:
+        tensors: what is written, by name.
+        metadata: what stands beside it.
+    """
+
+    def __init__(self, tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> None:
+        self.algorithm = preferred()
+        self._tensors = tensors
+        self._metadata = dict(metadata)
+        self._digests = dict.fromkeys(tensors, "0" * ALGORITHMS[self.algorithm])
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def seal(self, final: Mapping[str, str]) -> None:
+        """Takes metadata that was known last; each value is as long as the one that stood for it."""
+        assert all(len(value) == len(self._metadata[key]) for key, value in final.items()), sorted(final)
+        self._metadata.update(final)
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata with the record; its length is the same before and after the tensors were written."""
+        record = {
+            "algorithm": self.algorithm,
+            "metadata": _of_metadata(self._metadata, self.algorithm),
+            "tensors": self._digests,
+        }
+        return {**self._metadata, KEY: json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)}
+
+    def parts(self, name: str) -> Iterator[bytes | memoryview]:
+        """The bytes of a tensor, its checksum taken beside; the receiver writes each part before it asks for the next."""
+        lazy = self._tensors[name]
+        made = begun(self.algorithm, lazy)
+        for part in stream.chunks(lazy):
+            if len(part) < APART:
+                made.update(part)
+                yield part
+                continue
+            beside = self._second().submit(made.update, part)
+            yield part
+            beside.result()
+        self._digests[name] = made.hexdigest()
+
+    def _second(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(1, "anyvit-checksums")
+        return self._pool
+
+
+def verifier(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callable[..., Iterator[Note]] | None:
+    """What compares tensors with the record in their file's metadata; None where there is no record.
+
+    Returns:
+        A function of the names to read (None: all) that yields a note "damaged" for each tensor whose bytes are
+        others than were written, and "unchecked" for what the record does not say.
+    """
+    if KEY not in metadata:
+        return None
+    return lambda names=None: _compared(tensors, metadata, names)
+
+
+def _compared(
+    tensors: Mapping[str, Lazy], metadata: Mapping[str, str], names: Collection[str] | None
+) -> Iterator[Note]:
+    record = _record(metadata[KEY])
+    if record is None:
+        yield Note("damaged", ("__metadata__",), f"the record of checksums ({KEY}) cannot be read", REMEDY)
+        return
+    algorithm = str(record["algorithm"])
+    if hasher(algorithm) is None:
+        remedy = "pip install xxhash" if algorithm in ALGORITHMS else "a newer anyvit"
+        yield Note("unchecked", (), f"the checksums of the file are {algorithm}, which is not installed here", remedy)
+        return
+    if record["metadata"] != _of_metadata(metadata, algorithm):
+        yield Note("damaged", ("__metadata__",), "the metadata is another than was written", REMEDY)
+    said: Mapping[str, object] = record["tensors"]
+    unknown = [name for name in tensors if name not in said and (names is None or name in names)]
+    if unknown:
+        yield Note("unchecked", tuple(unknown), "the file's record of checksums does not name them")
+    for name, expected in said.items():
+        if name in tensors and (names is None or name in names):
+            found = digest(tensors[name], algorithm)
+            if found != expected:
+                yield Note("damaged", (name,), f"{algorithm} is {found}, {str(expected)[:64]} when it was written", REMEDY)
+    lost = [name for name in said if name not in tensors]
+    if lost:
+        yield Note("unchecked", tuple(lost), "recorded when the file was written, but no longer in it")
+
+
+REMEDY = "fetch the file again; where a tool has edited the weights on purpose: check='off'"
+
+
+def _record(text: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    sound = isinstance(record, dict) and isinstance(record.get("tensors"), dict) and {"algorithm", "metadata"} <= set(record)
+    return record if sound else None
+
+
+def _of_metadata(metadata: Mapping[str, str], algorithm: str) -> str:
+    """The checksum of what anyvit wrote into the metadata; keys of others may come and go."""
+    made = hasher(algorithm)
+    assert made is not None, algorithm
+    own = {key: value for key, value in metadata.items() if key.startswith(PREFIX) and key != KEY}
+    made.update(json.dumps(own, sort_keys=True).encode())
+    return made.hexdigest()

@@ -1,0 +1,189 @@
+"""What the values of a tensor say of damage: NaN, one constant, gaps of zeros, a lone value of implausible size.
+
+Values are looked at as whole numbers: the bits of a float's magnitude are ordered as the floats are, and comparing them
+costs a tenth of computing with them. A tensor is read in pieces that fit into the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from anyvit.containers.stream import chunks
+from anyvit.lazy import Lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STEP = 1 << 20
+"""Bytes looked at a time."""
+PAGE = 4096
+"""Bytes of zeros in a row that make a gap; what a download leaves out is at least a page of a disk."""
+HUGE = 1e12
+"""Larger numbers are no weights. Source: measured on 918 trained tensors (DINOv2-small; PP-OCRv4, NudeNet, Silero VAD and
+LPIPS as their packages on PyPI hold them): 9.8e7 at most, a running variance; a flipped top bit of a float32's exponent
+multiplies by 2¹²⁸."""
+ALONE = 1e3
+"""How many times a lone value is larger than the next to be called implausible. Source: the same tensors, 19.8 at most."""
+FAR = 1e4
+"""And how many times larger than the root mean square of the others. Source: the same tensors, 349 at most."""
+FEW = 16
+"""Tensors of fewer values have no usual size."""
+LONE = 8
+"""Most values of a tensor that are still called lone."""
+SHARE = 1e-3
+"""Share of values below the smallest normal number that is worth saying: processors are slow with them."""
+
+
+class Kind(NamedTuple):
+    """How the bits of a floating-point type are read: unsigned type of its width, bits of its magnitude, of the smallest
+    number that is no finite one, of the smallest normal number, of one."""
+
+    unsigned: str
+    magnitude: int
+    infinite: int
+    normal: int
+    one: int
+
+
+KINDS = {
+    "float16": Kind("uint16", 0x7FFF, 0x7C00, 0x0400, 0x3C00),
+    "bfloat16": Kind("uint16", 0x7FFF, 0x7F80, 0x0080, 0x3F80),
+    "float32": Kind("uint32", 0x7FFFFFFF, 0x7F800000, 0x00800000, 0x3F800000),
+    "float64": Kind("uint64", (1 << 63) - 1, 0x7FF << 52, 1 << 52, 0x3FF << 52),
+    "float8_e4m3fn": Kind("uint8", 0x7F, 0x7F, 0x08, 0x38),
+    "float8_e5m2": Kind("uint8", 0x7F, 0x7C, 0x04, 0x3C),
+}
+"""Source: IEEE 754-2019 table 3.5; https://arxiv.org/abs/2209.05433 table 1 for the 8-bit types."""
+
+SHORT = ("float16", "float8_e4m3fn", "float8_e5m2")
+"""Types of few exponents, where weights below the smallest normal number are usual."""
+
+
+@dataclass
+class Seen:
+    """What was met in one tensor.
+
+    Arguments:
+        bad: how many values are NaN or infinite, the flat index of the first, and what it is.
+        lone: flat index and value of each implausibly large one.
+        gaps: runs of `PAGE` bytes of zeros, and the flat index of the first.
+        tiny: values below the smallest normal number but not zero.
+        constant: the value, where all are the same.
+    """
+
+    bad: tuple[int, int, float] | None = None
+    lone: list[tuple[int, float]] = field(default_factory=list)
+    gaps: tuple[int, int] | None = None
+    tiny: int = 0
+    constant: float | None = None
+
+
+def scan(lazy: Lazy, beside: Callable[[bytes | memoryview], None] | None = None) -> Seen:
+    """Looks at all values of a tensor; of other types than floating point only the bytes are handed on.
+
+    Arguments:
+        lazy: the tensor, read piece by piece where it lies in a file as it is.
+        beside: is given the same bytes, for a checksum.
+
+    Example:
+        >>> import numpy as np
+        >>> from anyvit.lazy import from_array
+        >>> scan(from_array(np.array([1, np.inf, 2], "float32"))).bad
+        (1, 1, inf)
+    """
+    kind = KINDS.get(lazy.dtype)
+    look = _Look(lazy, kind) if kind else None
+    for part in chunks(lazy, STEP):
+        if beside is not None:
+            beside(part)
+        if look is not None:
+            look.take(part)
+    return look.done() if look is not None else Seen()
+
+
+class _Look:
+    """One pass over one tensor."""
+
+    def __init__(self, lazy: Lazy, kind: Kind) -> None:
+        import numpy as np
+
+        from anyvit.dtypes import np_dtype
+
+        self.lazy, self.kind, self.dtype = lazy, kind, np_dtype(lazy.dtype)
+        self.unsigned = np.dtype(kind.unsigned)
+        self.room = np.empty(STEP // self.unsigned.itemsize, self.unsigned)
+        self.seen = Seen()
+        self.count, self.largest, self.smallest = 0, 0, kind.magnitude + 1
+        self.suspect = False
+
+    def take(self, part: bytes | memoryview) -> None:
+        """Looks at the next bytes, `STEP` at most."""
+        import numpy as np
+
+        bits = np.frombuffer(part, self.unsigned)
+        size = np.bitwise_and(bits, self.unsigned.type(self.kind.magnitude), out=self.room[: bits.size])
+        top = self._pages(size)
+        if top >= self.kind.infinite:
+            self._bad(bits, size)
+        elif top > self.kind.one:
+            values = bits.view(self.dtype).astype("float32" if self.unsigned.itemsize < 8 else "float64", copy=False)
+            with np.errstate(over="ignore"):
+                biggest = float(np.abs(values).max()) ** 2
+                self.suspect = self.suspect or biggest > HUGE**2 or not biggest < 0.1 * float(np.dot(values, values))
+        # Zero less one is the largest number of the type; so what is least afterwards is the least that is not zero.
+        size -= self.unsigned.type(1)
+        low = int(size.min(initial=self.kind.magnitude)) + 1
+        if low < self.kind.normal and self.dtype.name not in SHORT:
+            self.seen.tiny += int(np.count_nonzero(size < self.kind.normal - 1))
+        self.largest, self.smallest = max(self.largest, top), min(self.smallest, low)
+        self.count += bits.size
+
+    def _pages(self, size: np.ndarray) -> int:
+        """The largest magnitude; notes the pages that hold nothing but zeros."""
+        import numpy as np
+
+        row = PAGE // self.unsigned.itemsize
+        whole = size.size // row * row
+        tops = size[:whole].reshape(-1, row).max(1)
+        if whole and not tops.all():
+            empty = np.flatnonzero(tops == 0)
+            before, first = self.seen.gaps or (0, self.count + int(empty[0]) * row)
+            self.seen.gaps = (before + len(empty), first)
+        return max(int(tops.max(initial=0)), int(size[whole:].max(initial=0)))
+
+    def _bad(self, bits: np.ndarray, size: np.ndarray) -> None:
+        import numpy as np
+
+        at = np.flatnonzero(size >= self.kind.infinite)
+        before, first, value = self.seen.bad or (0, self.count + int(at[0]), float(bits[at[0] :][:1].view(self.dtype)[0]))
+        self.seen.bad = (before + len(at), first, value)
+
+    def done(self) -> Seen:
+        """What was met; reads the tensor again where something is suspicious."""
+        if self.count and (self.largest == 0 or (self.largest == self.smallest and self._all_equal())):
+            self.seen.constant = float(self.lazy.read().reshape(-1)[0]) if self.largest else 0.0
+        if self.suspect and self.count >= FEW and self.seen.constant is None:
+            self.seen.lone = _lone(self.lazy.read().reshape(-1))
+        return self.seen
+
+    def _all_equal(self) -> bool:
+        bits = self.lazy.read().reshape(-1).view(self.unsigned)
+        return bool((bits == bits[0]).all())
+
+
+def _lone(values: np.ndarray) -> list[tuple[int, float]]:
+    """The values that are too large to belong to the others: beyond any weight, or far beyond a gap in the sizes."""
+    import numpy as np
+
+    size = np.abs(values.astype("float64"))
+    size[~np.isfinite(size)] = 0
+    most = np.argsort(size)[: -LONE - 2 : -1]
+    count = int(np.count_nonzero(size[most] > HUGE))
+    for n in range(1, min(LONE, len(most) - 1) + 1):
+        last, following = float(size[most[n - 1]]), float(size[most[n]])
+        rest = np.delete(size, most[:n])
+        if last > 1 and last > ALONE * following and last > FAR * float(np.sqrt(np.mean(rest * rest))):
+            count = max(count, n)
+    return [(int(at), float(values[at])) for at in most[:count]]
