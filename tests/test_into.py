@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="modules need torch")
 
-from support import modules, tiny  # noqa: E402
+from support import modules  # noqa: E402
+from support import peers as tiny  # noqa: E402
 
 import anyvit  # noqa: E402
 from anyvit.api import load, load_into  # noqa: E402

@@ -18,7 +18,11 @@ _WHERE = {
     "build": "anyvit.construct",
     "accelerate": "anyvit.acceleration",
     "Verification": "anyvit.verification",
+    "effect": "anyvit.effect",
+    "Effect": "anyvit.effect",
     "AdaLN": "anyvit.adapt",
+    "Channels": "anyvit.channels",
+    "ClassMap": "anyvit.heads",
     "Resample": "anyvit.resample",
     "Dialect": "anyvit.rules",
     "Rule": "anyvit.rules",
@@ -36,8 +40,11 @@ if TYPE_CHECKING:
     from anyvit.acceleration import accelerate
     from anyvit.adapt import AdaLN
     from anyvit.api import convert, inspect, load, load_into
+    from anyvit.channels import Channels
     from anyvit.construct import build
+    from anyvit.effect import Effect, effect
     from anyvit.errors import AnyvitError
+    from anyvit.heads import ClassMap
     from anyvit.model import Features, ViT
     from anyvit.report import Finding, Report
     from anyvit.resample import Resample
@@ -61,6 +68,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "AdaLN", "AnyvitError", "Dialect", "Fact", "Features", "Finding", "Report", "Resample", "Rule", "Spec",
-    "Verification", "ViT", "accelerate", "build", "convert", "dialects", "inspect", "load", "load_into", "verify",
+    "AdaLN", "AnyvitError", "Channels", "ClassMap", "Dialect", "Effect", "Fact", "Features", "Finding", "Report",
+    "Resample", "Rule", "Spec", "Verification", "ViT", "accelerate", "build", "convert", "dialects", "effect", "inspect",
+    "load", "load_into", "verify",
 ]  # fmt: skip

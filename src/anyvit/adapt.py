@@ -1,25 +1,32 @@
-"""Changes on purpose: patch size, image size, channels, classes, conditioning. One function each, always in the report.
+"""Changes on purpose: patch, image size, channels, classes, registers, conditioning. One function each, all reported.
 
 Every adaptation has the same signature: canonical tensors and Spec in, new ones and findings out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from anyvit import init, resample
-from anyvit.dtypes import np_dtype
+from anyvit.adapted import Adapted, Tensors
+from anyvit.channels import Channels, in_chans
 from anyvit.errors import BadArgument
+from anyvit.heads import HEADS, ClassMap, num_classes
 from anyvit.lazy import Lazy, computed
 from anyvit.report import Finding, fold
 from anyvit.spec import Spec, pair, single
+from anyvit.tokens import registers
 
 if TYPE_CHECKING:
     import numpy as np
 
-Tensors = Mapping[str, Lazy]
+__all__ = [
+    "HEADS", "AdaLN", "Adapted", "Channels", "ClassMap", "Wanted", "adapt", "condition", "image_size", "in_chans",
+    "num_classes", "patch_size", "registers", "unconditioned",
+]  # fmt: skip
+
 Size = int | tuple[int, int]
 
 
@@ -27,10 +34,22 @@ Size = int | tuple[int, int]
 class AdaLN:
     """Conditioning by adaptive layer norm, inserted so that it changes nothing at the start.
 
+    What an embedded condition c says goes through SiLU and one matrix per block: a shift and a scale after each norm,
+    x · (1 + scale) + shift, and in "dit" a gate that multiplies each branch. Shifts and scales start at zero, gates at
+    one. (DiT itself starts its gates at zero: every block is then the identity, which only a model that is trained from
+    scratch can bear.)
+
+    A camera of InstantMesh and OpenLRM is 16 numbers: the first three rows of the camera-to-world matrix, row by row
+    (12; OpenGL axes: x right, y up, z backward; positions in the scene's own unit), then fx, fy, cx, cy (4), fractions
+    of the picture's width and height: a principal point in the middle is 0.5, 0.5.
+
     Arguments:
-        dim: numbers in one condition, 16 for a camera of InstantMesh and OpenLRM; None for vectors of the model's width.
+        dim: numbers in one condition, 16 for a camera; None for embedded vectors of the model's width.
         scheme: "instantmesh" (shift and scale of both branches) or "dit" (gates too).
         seed: of the embedder's random numbers.
+
+    Source: TencentARC/InstantMesh@08822c5: src/models/encoder/dino.py, src/utils/camera_util.py
+    (get_zero123plus_input_cameras, FOV_to_intrinsics); facebookresearch/DiT@ed81ce2: models.py DiTBlock
     """
 
     dim: int | None = 16
@@ -45,35 +64,24 @@ class Wanted:
     Arguments:
         patch_size: pixels, int or (height, width).
         image_size: pixels, int or (height, width).
-        in_chans: channels of the pictures.
-        num_classes: classes of the head, 0 for none.
-        condition: an `AdaLN`, or True for InstantMesh's.
+        in_chans: channels of the pictures, or `Channels` with what each is made of.
+        num_classes: classes of the head, 0 for none, or a `ClassMap` of rows of the old one.
+        condition: an `AdaLN`, True for InstantMesh's, False to take the file's own away.
         resample: the recipe for positions and kernels; "source" is the recipe of the file's own ecosystem.
+        registers: register tokens.
     """
 
     patch_size: Size | None = None
     image_size: Size | None = None
-    in_chans: int | None = None
-    num_classes: int | None = None
+    in_chans: int | Channels | None = None
+    num_classes: int | ClassMap | None = None
     condition: AdaLN | bool | None = None
     resample: Any = "source"
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """Canonical tensors and their Spec after an adaptation, and what to say of it."""
-
-    tensors: Tensors
-    spec: Spec
-    findings: tuple[Finding, ...] = ()
-
-    def then(self, other: Adapted) -> Adapted:
-        """The result of a further step."""
-        return Adapted(other.tensors, other.spec, self.findings + other.findings)
+    registers: int | None = None
 
 
 def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
-    """All that was asked for, in order: recipe, channels, patch size, image size, classes, conditioning.
+    """All that was asked for, in order: recipe, channels, patch size, image size, registers, classes, conditioning.
 
     Raises:
         BadArgument: a size that is not positive or no multiple of the patch.
@@ -88,10 +96,14 @@ def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
         state = state.then(patch_size(state.tensors, state.spec, _size("patch_size", wanted.patch_size)))
     if wanted.image_size is not None:
         state = state.then(image_size(state.tensors, state.spec, _size("image_size", wanted.image_size)))
+    if wanted.registers is not None:
+        state = state.then(registers(state.tensors, state.spec, wanted.registers))
     if wanted.num_classes is not None:
         state = state.then(num_classes(state.tensors, state.spec, wanted.num_classes))
-    if wanted.condition:
-        asked = wanted.condition if isinstance(wanted.condition, AdaLN) else AdaLN()
+    if wanted.condition is False:
+        state = state.then(unconditioned(state.tensors, state.spec))
+    elif wanted.condition:
+        asked = wanted.condition if isinstance(wanted.condition, AdaLN) else _usual(state.spec)
         state = state.then(condition(state.tensors, state.spec, asked))
     return state
 
@@ -134,6 +146,9 @@ def patch_size(tensors: Tensors, spec: Spec, new: tuple[int, int]) -> Adapted:
     return Adapted(out, spec.with_facts("given", "the argument patch_size=", **changes), (finding,))
 
 
+CHOOSE = "resample=… chooses another recipe: see docs/resampling.md"
+
+
 def image_size(tensors: Tensors, spec: Spec, new: tuple[int, int]) -> Adapted:
     """Position tables resized by the recipe of the source.
 
@@ -154,6 +169,8 @@ def image_size(tensors: Tensors, spec: Spec, new: tuple[int, int]) -> Adapted:
         out["embed.pos"] = _positions(table, spec, grid)
         cause = f"position table {_by(spec.grid)} → {_by(grid)} by recipe {_recipe_name(spec)}"
         findings.append(Finding("resized", table.origin, cause))
+        if warning := resample.caveat(spec.resample, spec.grid, grid):
+            findings.append(Finding("resized", table.origin, warning, CHOOSE))
     if table is not None:
         spec_new = spec_new.with_facts("given", "the argument image_size=", grid=grid)
     relative = [n for n in tensors if n.endswith(".rel_pos")]
@@ -200,102 +217,96 @@ def _relative(
     return tensors, [Finding("resized", origins, cause)]
 
 
-def in_chans(tensors: Tensors, spec: Spec, new: int) -> Adapted:
-    """The patch kernel for another number of channels: to one by sum, to more by repetition, the response kept.
-
-    Source: timm/layers/_manipulate (adapt_input_conv): repeated kernels are scaled by old / new.
-    """
-    kernel = tensors["embed.patch.weight"]
-    old = kernel.shape[1]
-    if new == old:
-        return Adapted(tensors, spec)
-    if new < 1:
-        raise BadArgument("in_chans must be positive", found=new)
-
-    def change(values: np.ndarray) -> np.ndarray:
-        import numpy as np
-
-        wide = values.astype("float32")
-        if new == 1:
-            out = wide.sum(1, keepdims=True)
-        else:
-            out = np.stack([wide[:, n % old] for n in range(new)], 1) * (old / new)
-        return out.astype(np_dtype(kernel.dtype))
-
-    shape = (kernel.shape[0], new, *kernel.shape[2:])
-    out = {**tensors, "embed.patch.weight": computed(shape, kernel.dtype, change, [kernel])}
-    how = "summed" if new == 1 else f"repeated in order and scaled by {old}/{new}"
-    mean = tuple(spec.mean[n % len(spec.mean)] for n in range(new)) if new > 1 else (sum(spec.mean) / len(spec.mean),)
-    std = tuple(spec.std[n % len(spec.std)] for n in range(new)) if new > 1 else (sum(spec.std) / len(spec.std),)
-    finding = Finding("resized", kernel.origin, f"patch kernel {old} → {new} channels, {how}; the function changes")
-    return Adapted(out, spec.with_facts("given", "the argument in_chans=", in_chans=new, mean=mean, std=std), (finding,))
-
-
-HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias", "head_norm.mean", "head_norm.var")
-
-
-def num_classes(tensors: Tensors, spec: Spec, new: int) -> Adapted:
-    """The classifier dropped (0), or replaced by one of zeros; one with as many classes stays."""
-    if new < 0:
-        raise BadArgument("num_classes must not be negative", found=new)
-    if new == spec.num_classes:
-        return Adapted(tensors, spec)
-    dropped = [n for n in HEADS if n in tensors]
-    out = {n: t for n, t in tensors.items() if n not in dropped}
-    findings = []
-    if dropped:
-        origins = tuple(dict.fromkeys(o for n in dropped for o in tensors[n].origin))
-        findings.append(Finding("ignored", origins, f"the head of {spec.num_classes} classes was dropped as asked"))
-    if new:
-        inputs = spec.pre_logits_dim or spec.embed_dim * (2 if spec.pool == "cls+avg" else 1)
-        for name in ("head", "head_dist") if spec.dist_token else ("head",):
-            out[f"{name}.weight"] = init.new(f"{name}.weight", (new, inputs))
-            out[f"{name}.bias"] = init.new(f"{name}.bias", (new,))
-        cause = f"a new head of {new} classes starts at zero"
-        findings.append(Finding("new", ("head.weight", "head.bias"), cause, "train it before you trust its logits"))
-    changes = spec.with_facts("given", "the argument num_classes=", num_classes=new, head_norm=False)
-    return Adapted(out, changes, tuple(findings))
+PARTS = {
+    "instantmesh": ("shift1", "scale1", "shift2", "scale2"),
+    "dit": ("shift1", "scale1", "gate1", "shift2", "scale2", "gate2"),
+}
 
 
 def condition(tensors: Tensors, spec: Spec, asked: AdaLN) -> Adapted:
-    """AdaLN modulation in every block, made of zeros: x · (1 + 0) + 0, so that nothing changes until it is trained.
+    """AdaLN modulation in every block that changes nothing until it is trained; "dit" adds gates to "instantmesh".
+
+    Shifts and scales are zero, gates are one: branch(x · (1 + 0) + 0) · 1.
 
     Raises:
         BadArgument: an unknown scheme, or the model is conditioned otherwise already.
     """
-    if asked.scheme not in ("instantmesh", "dit"):
-        raise BadArgument(f"no AdaLN scheme is called {asked.scheme!r}", expected="instantmesh or dit")
+    if asked.scheme not in PARTS:
+        raise BadArgument(f"no AdaLN scheme is called {asked.scheme!r}", expected=" or ".join(PARTS))
     if spec.condition:
-        if spec.condition == asked.scheme:
-            return Adapted(tensors, spec)
-        raise BadArgument("the model is conditioned already", found=spec.condition, expected=asked.scheme)
-    if asked.scheme == "dit":
-        raise BadArgument(
-            "gates that multiply a branch cannot start at zero without removing it",
-            remedy='condition=anyvit.AdaLN(scheme="instantmesh")',
-        )
-    out, width = dict(tensors), spec.embed_dim
-    parts = ("shift1", "scale1", "shift2", "scale2")
-    for i in range(spec.depth):
-        for part in parts:
-            out[f"blocks.{i}.adaln.{part}.weight"] = init.new("adaln", (width, width))
-            out[f"blocks.{i}.adaln.{part}.bias"] = init.new("adaln", (width,))
+        return _conditioned_already(tensors, spec, asked)
+    out, width = {**tensors, **_modulation(spec, PARTS[asked.scheme])}, spec.embed_dim
     names = [f"blocks.{{0..{spec.depth - 1}}}.adaln"]
     if asked.dim:
         for name, inputs in (("condition.fc1", asked.dim), ("condition.fc2", width)):
             out[f"{name}.weight"] = init.new(f"{name}.weight", (width, inputs), "trunc_normal", seed=asked.seed)
             out[f"{name}.bias"] = init.new(f"{name}.bias", (width,))
         names.append("condition")
-    cause = "AdaLN modulation is new and starts at zero: the function is unchanged until it is trained"
+    gates = ", its gates at one" if asked.scheme == "dit" else ""
+    cause = f"AdaLN modulation is new and starts at zero{gates}: the function is unchanged until it is trained"
     changes = spec.with_facts(
         "given", "the argument condition=", condition=asked.scheme, condition_inputs=asked.dim
     )  # fmt: skip
     return Adapted(out, changes, (Finding("new", tuple(names), cause, "expected: train these parameters"),))
 
 
+def _modulation(spec: Spec, parts: Iterable[str]) -> dict[str, Lazy]:
+    """Parts of the modulation of every block that change nothing: gates of one, others of zero."""
+    width, out = spec.embed_dim, {}
+    for i in range(spec.depth):
+        for part in parts:
+            start = "ones" if part.startswith("gate") else "zeros"
+            out[f"blocks.{i}.adaln.{part}.weight"] = init.new("adaln", (width, width))
+            out[f"blocks.{i}.adaln.{part}.bias"] = init.new("adaln", (width,), start)
+    return out
+
+
+def unconditioned(tensors: Tensors, spec: Spec) -> Adapted:
+    """The model without its conditioning: the same function where the modulation is none, which is looked up."""
+    if not spec.condition:
+        return Adapted(tensors, spec)
+    gone = {n: t for n, t in tensors.items() if ".adaln." in n or n.startswith("condition.")}
+    none = all(_changes_nothing(n, t) for n, t in gone.items() if ".adaln." in n)
+    cause = "AdaLN modulation was removed as asked; " + (
+        "it changed nothing, so the function is the same" if none else "the function changes: no condition is heeded"
+    )
+    origins = fold(dict.fromkeys(o for t in gone.values() for o in t.origin))
+    spec = spec.with_facts("given", "the argument condition=", condition=None, condition_inputs=None)
+    kept = {n: t for n, t in tensors.items() if n not in gone}
+    return Adapted(kept, spec, (Finding("ignored", origins, cause),))
+
+
+def _changes_nothing(name: str, tensor: Lazy) -> bool:
+    return bool((tensor.read() == float(".gate" in name and name.endswith("bias"))).all())
+
+
+def _usual(spec: Spec) -> AdaLN:
+    """What `condition=True` means: the file's own conditioning, InstantMesh's where it has none."""
+    return AdaLN(spec.condition_inputs, spec.condition) if spec.condition else AdaLN()
+
+
+def _conditioned_already(tensors: Tensors, spec: Spec, asked: AdaLN) -> Adapted:
+    if (spec.condition, asked.scheme) == ("instantmesh", "dit"):
+        gates = _modulation(spec, ("gate1", "gate2"))
+        names = (f"blocks.{{0..{spec.depth - 1}}}.adaln.<gate1|gate2>",)
+        cause = "gates of one were added to the file's shifts and scales: the function is unchanged"
+        spec = spec.with_facts("given", "the argument condition=", condition="dit")
+        return Adapted({**tensors, **gates}, spec, (Finding("new", names, cause, "expected: train these parameters"),))
+    if spec.condition != asked.scheme:
+        raise BadArgument("the model is conditioned already", found=spec.condition, expected=asked.scheme)
+    if asked.dim and spec.condition_inputs and asked.dim != spec.condition_inputs:
+        raise BadArgument(
+            "the file's own embedder takes another number of inputs", found=asked.dim, expected=spec.condition_inputs
+        )
+    return Adapted(tensors, spec)
+
+
 def _recipe_name(spec: Spec) -> str:
     recipe = spec.resample
-    return recipe if isinstance(recipe, str) else ", ".join(f"{k}={v}" for k, v in dict(vars(recipe) if hasattr(recipe, "__dict__") else recipe).items())
+    if isinstance(recipe, str):
+        return recipe
+    parts = dict(vars(recipe) if hasattr(recipe, "__dict__") else recipe)
+    return ", ".join(f"{name}={value}" for name, value in parts.items())
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from anyvit.adapt import AdaLN, Adapted, Wanted
+    from anyvit.adapt import AdaLN, Adapted, Channels, ClassMap, Wanted
     from anyvit.model import ViT
 
 Source = Any
@@ -53,8 +53,9 @@ def load(
     *,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
-    in_chans: int | None = None,
-    num_classes: int | None = None,
+    in_chans: int | Channels | None = None,
+    num_classes: int | ClassMap | None = None,
+    registers: int | None = None,
     condition: AdaLN | bool | None = None,
     weights: str | None = None,
     dialect: str | Dialect | None = None,
@@ -70,8 +71,9 @@ def load(
     Arguments:
         path: a file, a folder, or a mapping name → tensor.
         image_size, patch_size: pixels, int or (height, width); None keeps the file's.
-        in_chans: channels of the pictures; None keeps the file's.
-        num_classes: 0 drops the head, another number than the file's gives a new head of zeros.
+        in_chans: channels of the pictures, a number or `Channels`; None keeps the file's.
+        num_classes: 0 drops the head, another number than the file's gives a new head of zeros, a `ClassMap` cuts it.
+        registers: register tokens; None keeps the file's.
         condition: an `AdaLN` to insert modulation that changes nothing at the start.
         weights: which weight set to read ("teacher", "student", "ema", …).
         dialect: the name of the file's dialect; None to recognise it.
@@ -93,7 +95,7 @@ def load(
     from anyvit.adapt import Wanted
     from anyvit.assemble import build_vit
 
-    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
+    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
     report = _final_report(found, state)
@@ -112,8 +114,8 @@ def load_into(
     condition: AdaLN | bool | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
-    in_chans: int | None = None,
-    num_classes: int | None = None,
+    in_chans: int | Channels | None = None,
+    num_classes: int | ClassMap | None = None,
     init: str | None = None,
     check: str | None = None,
 ) -> Report:
@@ -151,8 +153,9 @@ def convert(
     *,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
-    in_chans: int | None = None,
-    num_classes: int | None = None,
+    in_chans: int | Channels | None = None,
+    num_classes: int | ClassMap | None = None,
+    registers: int | None = None,
     condition: AdaLN | bool | None = None,
     weights: str | None = None,
     dialect: str | Dialect | None = None,
@@ -183,7 +186,7 @@ def convert(
     from anyvit.adapt import Wanted
     from anyvit.export import write_out
 
-    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
+    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
     return write_out(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from anyvit import dialects, fit
+from anyvit import dialects, fit, integrity
 from anyvit.errors import Incomplete
-from anyvit.lazy import Lazy, from_array
-from anyvit.report import Report, fold
+from anyvit.lazy import Checkpoint, Lazy, from_array
+from anyvit.report import Finding, Report, fold
 from anyvit.spec import Spec
 from anyvit.torch_io import to_torch, widened
 
@@ -29,11 +29,17 @@ def build_vit(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     check: str | None = None,
+    source: Checkpoint | None = None,
 ) -> ViT:
     """The reference ViT of a Spec, filled and in eval mode.
 
+    Arguments:
+        check: when the bytes of `source` are checked, see `integrity.mode`.
+        source: the file that the tensors come from; None where there is nothing to check.
+
     Raises:
         Incomplete: a parameter of the model would stay unfilled, or a tensor has no place in it.
+        FileError: a checksum of the source is wrong.
     """
     import torch
 
@@ -55,8 +61,20 @@ def build_vit(
             tensor = tensor.clone()
         filled[name] = tensor.to(device) if device is not None else tensor
     model.load_state_dict(filled, strict=True, assign=True)
+    if spec.condition and not tensors["blocks.0.adaln.shift1.weight"].origin:
+        report = report.adding([_measured(model)])
     model._report = report
+    model._check = None if source is None else integrity.begin(source, tensors, check)
     return model.eval()
+
+
+def _measured(model: ViT) -> Finding:
+    """How much new conditioning changes before it is trained, on the model itself."""
+    from anyvit.effect import conditioning
+
+    depth = model.spec.depth
+    cause = f"measured under a random condition: max |Δ| {conditioning(model):.3g}"
+    return Finding("new", (), f"{cause} (modulation of all {depth} blocks, tokens after the first)")
 
 
 def _computed(wanted: Mapping[str, torch.Tensor], spec: Spec) -> dict[str, Lazy]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,9 @@ def find(
         return _weights(near, findings)
     if broken:
         return Cause(f"{' and '.join(broken)} gives NaN or infinity here, from the same weights", None, findings)
-    answer = guesses.search(a, b, traces, first.name, pixels, condition, first.tolerance)
-    return _facts(a, b, answer, first.tolerance, findings)
+    local = first.tolerance / math.sqrt(min(stage(first.name, depth), depth + 1) + 1)
+    answer = guesses.search(a, b, traces, first.name, pixels, condition, local)
+    return _facts(a, b, answer, local, findings)
 
 
 def _weights(suspects: list[Suspect], findings: tuple[Finding, ...]) -> Cause:

@@ -1,4 +1,4 @@
-"""Building a module of timm's or transformers' that holds a file's weights: its arguments inferred, built without memory."""
+"""Building a module of timm or transformers that holds a file: its arguments inferred, made without memory."""
 
 from __future__ import annotations
 

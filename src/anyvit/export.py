@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anyvit import configs, containers, dialects, fit, lazy
+from anyvit import configs, containers, dialects, fit, integrity, lazy
 from anyvit.adapt import Adapted
 from anyvit.dtypes import ITEMSIZE, is_floating
 from anyvit.errors import BadArgument, FileError, Unsayable
@@ -18,6 +17,9 @@ from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Finding, Report, Trail, fold, order
 from anyvit.rules import Dialect
 from anyvit.spec import Spec
+
+if TYPE_CHECKING:
+    from anyvit.containers.stream import Seal
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -51,6 +53,7 @@ def write_out(
     shard_size: int | None,
     chunks: int | None,
     durable: bool,
+    check: str | None = None,
 ) -> Report:
     """Write adapted tensors in a dialect, as a file or a folder.
 
@@ -64,12 +67,15 @@ def write_out(
         raise BadArgument("shard_size is for a folder", found=str(out), expected="a path without suffix")
     said = say(state, to, chunks, folder=folder)
     tensors = _typed(said.tensors, dtype)
+    report = _report(found, state, said)
     metadata = configs.provenance(said.fitted.spec, found.match, found.checkpoint, said.dialect)
+    metadata |= integrity.record(found, said.dialect, report.findings)
+    running = integrity.begin(found.checkpoint, found.tensors, check)
     if folder:
-        _write_folder(tensors, said.files, out, metadata, shard_size, durable)
+        _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:
-        containers.save(tensors, out, metadata=metadata, durable=durable)
-    return _report(found, state, said)
+        containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
+    return report.adding((*running.findings(), *integrity.recordless(out)))
 
 
 def say(state: Adapted, to: str | Dialect, chunks: int | None = None, *, folder: bool = True) -> Said:
@@ -92,7 +98,8 @@ def say(state: Adapted, to: str | Dialect, chunks: int | None = None, *, folder:
     if chosen.chunked and not (chunks is None or 1 <= chunks <= state.spec.depth):
         raise BadArgument("chunks must lie between 1 and the depth", found=chunks, expected=f"1 to {state.spec.depth}")
     refusal: Unsayable | None = None
-    for dialect in (chosen, *variants(chosen)):
+    others = sorted(variants(chosen), key=lambda d: d.name != state.spec.dialect)
+    for dialect in (chosen, *others):
         try:
             return _say(state, dialect, chunks, folder)
         except Unsayable as error:
@@ -316,6 +323,8 @@ def _is_folder(out: Path) -> bool:
     if not out.parent.is_dir():
         raise FileError(f"the folder {out.parent} does not exist", remedy=f"mkdir -p {out.parent}")
     if out.is_dir() or not out.suffix:
+        if out.is_file():
+            raise FileError(f"{out} is a file, and a path without suffix names a folder", remedy=f"{out}.safetensors")
         return True
     if out.suffix.lower() not in SUFFIXES:
         raise BadArgument(
@@ -336,26 +345,17 @@ def _write_folder(
     metadata: Mapping[str, str],
     shard_size: int | None,
     durable: bool,
+    seal: Seal | None = None,
 ) -> None:
     from anyvit.containers import files as local
     from anyvit.containers import safetensors
 
-    new = not out.exists()
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise FileError(f"the folder {out} cannot be made ({error.strerror})") from error
-    try:
-        size = WHOLE if shard_size is None else shard_size
-        safetensors.write_sharded(tensors, out, shard_size=size, metadata=metadata, durable=durable)
-        for name, content in files.items():
-            with local.atomic(out / name, durable=durable) as file:
-                file.write(json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
-    except BaseException:
-        if new:
-            with contextlib.suppress(OSError):
-                out.rmdir()
-        raise
+    texts = {name: json.dumps(content, indent=2, sort_keys=True).encode() + b"\n" for name, content in files.items()}
+    with local.atomic_folder(out) as folder:
+        safetensors.write_sharded(
+            tensors, folder, shard_size=WHOLE if shard_size is None else shard_size, metadata=metadata,
+            durable=durable, recorded=True, seal=seal, beside=texts,
+        )  # fmt: skip
 
 
 def _report(found: Reading, state: Adapted, said: Said) -> Report:
@@ -389,4 +389,4 @@ def _left_behind(found: Reading) -> Sequence[Finding]:
     if not names:
         return ()
     cause = f"only the image tower is written; {len(names)} tensors beside it (text tower, heads, optimizer) are not"
-    return (Finding("outside", fold(names)[:8], cause),)
+    return (Finding("outside", fold(names), cause),)

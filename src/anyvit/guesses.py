@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ from anyvit import resample
 from anyvit.assemble import build_vit
 from anyvit.errors import AnyvitError
 from anyvit.model import ViT
-from anyvit.model.features import check_pixels
 from anyvit.model.layers import ACTIVATIONS
 from anyvit.model.positions import kinds, native_grid
 from anyvit.relpos import RELATIVE
 from anyvit.report import Report
 from anyvit.sides import Side, library
 from anyvit.spec import Rope, Spec
-from anyvit.watching import Trace, run_vit
+from anyvit.trials import TIMES, Guess, Trial
+from anyvit.watching import Trace
 
 EPS = (1e-6, 1e-5, 1e-12, 1e-8)
 """Epsilons of norms in the wild.
@@ -37,30 +37,6 @@ NORMALISED: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 DIVISORS = 24
 """Most head counts that are tried."""
-
-ROOM = 600
-"""Most blocks that are run, on one picture, to try guesses: those of fifty forward passes of twelve blocks."""
-
-
-@dataclass(frozen=True)
-class Guess:
-    """One fact changed.
-
-    Arguments:
-        fact: the Spec's field, "pixels" for what happens before the patches, "" for no change.
-        value: its value.
-        changes: Spec fields to change.
-        pixels: (mean, std) to normalise pictures by, or "bgr".
-    """
-
-    fact: str = ""
-    value: Any = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    pixels: Any = None
-
-    def on(self, stated: Mapping[str, Any]) -> Guess:
-        """The same change to a model of other facts."""
-        return replace(self, changes={**stated, **self.changes})
 
 
 @dataclass(frozen=True)
@@ -88,85 +64,82 @@ def search(a: Side, b: Side, traces: tuple[Trace, Trace], first: str, pixels: Te
            tolerance: float) -> Answer | None:  # fmt: skip
     """Which facts explain the first diverging layer; None where neither side can be rebuilt.
 
+    Only that layer is run, on what each side itself fed into it.
+
     Arguments:
         a, b: the sides.
         traces: what they computed.
-        first: the first layer that differs; nothing behind it is computed.
+        first: the first layer that differs.
         pixels: (B, C, H, W).
         condition: (B, D) or None.
-        tolerance: of that layer.
+        tolerance: the largest difference from one layer's rounding.
     """
     own_first = sorted((a, b), key=lambda side: not isinstance(side.module, ViT))
     base = next((vit for side in own_first if (vit := _rebuilt(side)) is not None), None)
     if base is None or a.spec is None or b.spec is None:
         return None
-    one = None if condition is None else condition[:1]
-    trial = _Trial(base, first, pixels[:1], one, tolerance, {}, ROOM)
-    stated = tuple(_stated(side.spec, base.spec) for side in (a, b))
-    targets = tuple(trace[first][:1] for trace in traces)
-    fits = tuple(trial.distance(Guess().on(own), x) <= tolerance for own, x in zip(stated, targets, strict=True))
-    without = trial.distance(Guess().on(stated[0]), targets[1])
-    said = _telling(trial, stated, targets)
-    if all(fits):
-        left = trial.distance(Guess().on(stated[1]), targets[1])
+    trial = Trial(base.state_dict(), base.spec, first, traces, pixels, condition, tolerance)
+    stated = _stated(a.spec, base.spec), _stated(b.spec, base.spec)
+    said = _telling(trial, stated)
+    left = trial.distance(Guess().on(stated[1]), 1)
+    without = trial.distance(Guess().on(stated[0]), 1)
+    if said and max(left, trial.distance(Guess().on(stated[0]), 0)) <= tolerance:
         return Answer(said, left, without, STATED)
-    return _by_groups(trial, a.spec, b.spec, stated, targets, fits, Answer((), without, without, ()), said)
+    return _by_groups(trial, (a.spec, b.spec), stated, Answer((), without, without, ()), said)
 
 
-def _stated(spec: Spec | None, base: Spec) -> dict[str, Any]:
+Values = Mapping[str, Any]
+Facts = tuple[tuple[str, Any, Any], ...]
+
+
+def _stated(spec: Spec, base: Spec) -> Values:
     """What a side says of itself, where our model of the weights computes otherwise."""
     found = {name: getattr(spec, name) for name in STATED if getattr(spec, name) != getattr(base, name)}
     return {**found, "head_dim": None} if "num_heads" in found else found
 
 
-def _telling(
-    trial: _Trial, stated: tuple[dict[str, Any], ...], targets: tuple[Tensor, ...]
-) -> tuple[tuple[str, Any, Any], ...]:
-    """The facts in which both sides differ by their own words, as far as they matter at this layer."""
-    spec, found = trial.base.spec, []
+def _telling(trial: Trial, stated: tuple[Values, Values]) -> Facts:
+    """The facts in which both sides differ by their own words, as far as they matter in this layer."""
+    found = []
+    right = trial.distance(Guess().on(stated[1]), 1)
     for name in STATED:
-        one, two = (own.get(name, getattr(spec, name)) for own in stated)
-        if one == two:
-            continue
+        one, two = (own.get(name, getattr(trial.spec, name)) for own in stated)
         mixed = {**stated[1], name: one, **({"head_dim": None} if name == "num_heads" else {})}
-        if trial.distance(Guess().on(mixed), trial.run(Guess().on(stated[1]))) > trial.tolerance / 4:
+        if one != two and trial.distance(Guess().on(mixed), 1) > TIMES * right:
             found.append((name, one, two))
     return tuple(found)
 
 
-def _by_groups(trial: _Trial, one: Spec, two: Spec, stated: tuple[dict[str, Any], ...], targets: tuple[Tensor, ...],
-               fits: tuple[bool, ...], best: Answer, said: tuple[tuple[str, Any, Any], ...]) -> Answer:  # fmt: skip
+def _by_groups(
+    trial: Trial, specs: tuple[Spec, Spec], stated: tuple[Values, Values], best: Answer, said: Facts
+) -> Answer:
     """One more fact that nobody states, on top of what the sides say of themselves."""
-    tried: list[str] = []
-    for group in _groups(trial.base.spec, one, two, trial.last, trial.pixels):
-        if trial.room <= 0:
-            break
+    tried: dict[str, None] = {}
+    for group in _groups(trial.spec, *specs, trial.layer, trial.pixels):
         name = group[0].fact
-        tried += name.split(" and ")
-        one_is, two_is = (
-            Guess() if fit else trial.nearest(group, own, x) for fit, own, x in zip(fits, stated, targets, strict=True)
-        )
-        if one_is is not None and two_is is not None:
-            own = vars(trial.base.spec)
-            fact = name, _value(one_is, name, {**own, **stated[0]}), _value(two_is, name, {**own, **stated[1]})
-            left = trial.distance(two_is.on(stated[1]), targets[1])
+        tried.update(dict.fromkeys(name.split(" and ")))
+        one, two = (trial.settled(group, own, side) for side, own in enumerate(stated))
+        if one is not None and two is not None and one != two:
+            own = vars(trial.spec)
+            fact = name, _value(one, name, {**own, **stated[0]}), _value(two, name, {**own, **stated[1]})
+            left = trial.distance(two.on(stated[1]), 1)
             return Answer((fact, *(f for f in said if f[0] not in name)), left, best.without, tuple(tried))
-        if not fits[1]:
-            best = _better(best, trial, group, stated[1], targets[1])
-    return replace(best, tried=tuple(dict.fromkeys(tried)))
+        if two is None:
+            best = _better(best, trial, group, stated[1])
+    return replace(best, tried=tuple(tried))
 
 
-def _better(best: Answer, trial: _Trial, group: list[Guess], own: dict[str, Any], target: Tensor) -> Answer:
+def _better(best: Answer, trial: Trial, group: list[Guess], own: Values) -> Answer:
     """The guess that explains most, where it explains nine tenths of the difference."""
-    guess = min(group, key=lambda g: trial.distance(g.on(own), target))
-    left = trial.distance(guess.on(own), target)
+    guess = min(group, key=lambda g: trial.distance(g.on(own), 1))
+    left = trial.distance(guess.on(own), 1)
     if left < min(best.left, best.without / 10):
-        before = _value(Guess(), guess.fact, {**vars(trial.base.spec), **own})
+        before = _value(Guess(), guess.fact, {**vars(trial.spec), **own})
         return replace(best, facts=((guess.fact, before, guess.value),), left=left)
     return best
 
 
-def _value(guess: Guess, name: str, values: Mapping[str, Any]) -> Any:
+def _value(guess: Guess, name: str, values: Values) -> Any:
     if guess.fact:
         return guess.value
     if name == "pixels":
@@ -185,74 +158,6 @@ def _rebuilt(side: Side) -> ViT | None:
         return build_vit(side.reading.tensors, side.spec, Report()).to(torch.float32)
     except (AnyvitError, RuntimeError):
         return None
-
-
-@dataclass
-class _Trial:
-    """Our ViT with one fact changed at a time, run up to one layer; what was run is kept."""
-
-    base: ViT
-    last: str
-    pixels: Tensor
-    condition: Tensor | None
-    tolerance: float
-    done: dict[str, Tensor | None]
-    room: int
-
-    def nearest(self, group: list[Guess], own: Mapping[str, Any], target: Tensor) -> Guess | None:
-        """The guess that gives the target best, if any does within the tolerance."""
-        best = min(group, key=lambda g: self.distance(g.on(own), target))
-        return best if self.distance(best.on(own), target) <= self.tolerance else None
-
-    def distance(self, guess: Guess, target: Tensor | None) -> float:
-        """The largest difference between what a guess gives and a target."""
-        found = self.run(guess)
-        if found is None or target is None or found.shape != target.shape:
-            return float("inf")
-        worst = float((found - target).abs().max())
-        return worst if worst == worst else float("inf")
-
-    def run(self, guess: Guess) -> Tensor | None:
-        """The layer as a guess computes it; None where the weights do not fit it."""
-        key = repr((sorted(guess.changes.items(), key=str), guess.pixels))
-        if key not in self.done:
-            after = self.last.partition("blocks.")[2]
-            self.room -= int(after) + 1 if after else 1 if self.last == "embed" else self.base.spec.depth
-            self.done[key] = self._run(guess) if self.room > 0 else None
-        return self.done[key]
-
-    @torch.no_grad()
-    def _run(self, guess: Guess) -> Tensor | None:
-        try:
-            vit = variant(self.base, guess.changes) if guess.changes else self.base
-            pixels = prepared(self.pixels, guess.pixels).to(next(vit.parameters()).device)
-            check_pixels(vit.spec, pixels)
-            return run_vit(vit, pixels, self.condition, self.last).get(self.last)
-        except (AnyvitError, RuntimeError, TypeError, ValueError):
-            return None
-
-
-def variant(vit: ViT, changes: Mapping[str, Any]) -> ViT:
-    """The same weights, shared, under a Spec with some fields changed.
-
-    Raises:
-        RuntimeError: the weights do not fit that Spec.
-    """
-    with torch.device("meta"):
-        new = ViT(replace(vit.spec, **changes))
-    state = {name: tensor for name, tensor in vit.state_dict().items() if name in new.state_dict()}
-    new.load_state_dict(state, strict=True, assign=True)
-    return new.eval()
-
-
-def prepared(pixels: Tensor, how: Any) -> Tensor:
-    """Pictures as a module may change them before the patches."""
-    if how is None:
-        return pixels
-    if how == "bgr":
-        return pixels.flip(1)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in how)
-    return (pixels - mean) / std
 
 
 def _groups(spec: Spec, one: Spec, two: Spec | None, first: str, pixels: Tensor) -> Iterator[list[Guess]]:

@@ -1,7 +1,7 @@
-"""Whether the bytes are those that were written, and the values those of weights; and a record of where a file comes from.
+"""Whether bytes are those that were written and values those of weights; and a record of where a file comes from.
 
-Reading every byte costs more than loading a model does. So it is done at once for small files, beside the work for large
-ones, and never twice: checksums of the container, checksums that `convert` recorded, and a look at the values.
+Reading every byte costs more than loading a model does. So it is done at once for small files, and beside the work for
+large ones: checksums of the container, checksums that `convert` recorded, and a look at the values.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import canon, containers
+from anyvit import __version__, canon, containers
 from anyvit.containers import checksums
 from anyvit.errors import AnyvitError, BadArgument, FileError
 from anyvit.lazy import Checkpoint, Lazy, Note
@@ -296,7 +297,7 @@ def record(found: Reading, dialect: Dialect, findings: Iterable[Finding]) -> dic
     used = {hit.item.theirs: hit.item for hit in found.match.hits.values()} if found.match.hits else {}
     assumed = {n: f.value for n, f in found.spec.facts.items() if f.how == "assumed"}
     content = {
-        "anyvit": version(),
+        "anyvit": __version__,
         "source": {
             "container": found.checkpoint.container,
             "dialect": reading.name,
@@ -313,15 +314,17 @@ def record(found: Reading, dialect: Dialect, findings: Iterable[Finding]) -> dic
     return {RECORD: text, checksums.SOURCE: checksums.blank()}
 
 
-def version() -> str:
-    """The version of this package."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
+def recordless(out: Path) -> tuple[Finding, ...]:
+    """What to say of a target that has no place for the record.
 
-    try:
-        return installed("anyvit")
-    except PackageNotFoundError:
-        return "unknown"
+    Example:
+        >>> [f.kind for f in recordless(Path("model.npz"))], recordless(Path("model.safetensors"))
+        (['note'], ())
+    """
+    if out.suffix.lower() != ".npz":
+        return ()
+    cause = "npz has no place for the record of where the tensors come from; its own CRC-32 of each array is there"
+    return (Finding("note", (), cause, "write .safetensors to have the record"),)
 
 
 def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -349,7 +352,7 @@ def source_digest(path: Any, weights: str | None = None) -> str:
         weights: the weight set, as for `load`.
 
     Returns:
-        Algorithm, colon, hexadecimal digits; the same for the same tensors in any file.
+        Algorithm, colon, hexadecimal digits; the same where names, element types, shapes and bytes are.
     """
     from anyvit.reading import Ask, understand
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from anyvit import adapt, canon, fit, meta, rewrite, rules
+from anyvit import adapt, canon, fit, integrity, meta, rewrite, rules
 from anyvit.adapt import Adapted, Wanted
 from anyvit.errors import BadArgument, Incomplete, Unsayable
 from anyvit.lazy import Lazy
@@ -44,7 +44,9 @@ class Plan:
     spec: Spec = field(default_factory=Spec)
 
 
-def fill(module: nn.Module, source: Reading, wanted: Wanted, *, init: str | None = None) -> Report:
+def fill(
+    module: nn.Module, source: Reading, wanted: Wanted, *, init: str | None = None, check: str | None = None
+) -> Report:
     """Fill a module from a file that is understood.
 
     Arguments:
@@ -52,8 +54,10 @@ def fill(module: nn.Module, source: Reading, wanted: Wanted, *, init: str | None
         source: the file.
         wanted: changes on top of those that the module's shapes ask for.
         init: None leaves new heads as the module made them, "zeros" sets them to zero.
+        check: when the file's bytes are checked; in any case before the module is changed.
 
     Raises:
+        FileError: a checksum of the file is wrong.
         NotAViT: the module's names fit no known layout.
         Incomplete: a backbone tensor would stay unfilled, or does not fit.
         Unsayable: the file holds what the module has no place for.
@@ -63,10 +67,11 @@ def fill(module: nn.Module, source: Reading, wanted: Wanted, *, init: str | None
         raise BadArgument('init is None or "zeros"', found=init)
     target = recognise_module(module)
     plan = planned(source, target, wanted)
+    seen = integrity.begin(source.checkpoint, source.tensors, check).findings()
     meta.unfillable(module, [target.real[n] for n in plan.values])
     zeroed = meta.settle(module, [target.real[n] for n in plan.values])
     _copy(module, {target.real[n]: t for n, t in plan.values.items()})
-    findings = [*plan.findings, *_new_heads(plan, target, init, zeroed)]
+    findings = [*plan.findings, *seen, *_new_heads(plan, target, init, zeroed)]
     if init == "zeros":
         _zero(module, [target.real[n] for n in plan.heads if _is_classifier(n, target)])
     return _report(source, target, plan, findings)
@@ -235,10 +240,22 @@ def _check_shapes(values: Tensors, target: Target, spec: Spec) -> None:
         )
 
 
+def above(one: str, two: str) -> tuple[str, str]:
+    """What stands before the components that two prefixes end with alike.
+
+    Example:
+        >>> above("module.visual.trunk.", "visual.trunk."), above("teacher.backbone.", "")
+        (('module.', ''), ('teacher.backbone.', ''))
+    """
+    while one and two and one[len(parent(one)) :] == two[len(parent(two)) :]:
+        one, two = parent(one), parent(two)
+    return one, two
+
+
 def _shared_towers(source: Reading, target: Target, values: Tensors) -> dict[str, Lazy]:
     """Tensors beside the image tower that file and module share by name and shape (a text tower)."""
     assert source.match is not None and target.reading.match is not None
-    mine, theirs = parent(source.match.prefix), parent(target.reading.match.prefix)
+    mine, theirs = above(source.match.prefix, target.reading.match.prefix)
     have = target.all
     out = {}
     for name, fate in source.fates.items():

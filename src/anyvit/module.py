@@ -80,7 +80,8 @@ def _from_config(config: Any) -> Iterator[tuple[str, Any]]:
     if sizes["image_size"] and sizes["patch_size"]:
         (height, width), (p, q) = pair(sizes["image_size"]), pair(sizes["patch_size"])
         yield "grid", (height // p, width // q)
-    yield "act", ACTS.get(str(getattr(config, "hidden_act", None)))
+    act = getattr(config, "hidden_act", None)
+    yield "act", ACTS.get(act, act) if isinstance(act, str) else None
 
 
 ACTS = {
@@ -99,6 +100,7 @@ ACTS = {
     "GELUTanhActivation": "gelu_tanh",
     "SiLU": "silu",
     "SiLUActivation": "silu",
+    "ReLU": "relu",
 }
 """Activation names of transformers' configs and class names of modules → ours.
 

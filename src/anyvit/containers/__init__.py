@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyvit.errors import BadArgument
 from anyvit.lazy import Checkpoint, Lazy
+
+if TYPE_CHECKING:
+    from anyvit.containers.stream import Seal
 
 __all__ = ["open_checkpoint", "save"]
 
@@ -61,14 +64,19 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     durable: bool = False,
+    recorded: bool = False,
+    seal: Seal | None = None,
 ) -> None:
     """Writes tensors to a file of the container that its suffix names, one tensor at a time.
 
     Arguments:
         tensors: name → tensor, in the order of the file.
         path: ends in .safetensors, .npz, .pth, .pt, .bin or .ckpt; replaced only when all went well.
-        metadata: text → text; only safetensors has a place for it.
+        metadata: text → text; npz has no place for it.
         durable: flush to the disk before the file takes its name.
+        recorded: put each tensor's checksum into the metadata; only safetensors does, zip archives hold their own.
+        seal: called when all tensors are written, before the file takes its name; gives metadata that was not known
+            before, each value as long as the one it replaces. What it raises leaves the old file.
 
     Raises:
         BadArgument: another suffix.
@@ -88,15 +96,15 @@ def save(
     if suffix == ".safetensors":
         from anyvit.containers import safetensors
 
-        safetensors.write(tensors, path, metadata=metadata, durable=durable)
+        safetensors.write(tensors, path, metadata=metadata, durable=durable, recorded=recorded, seal=seal)
     elif suffix == ".npz":
         from anyvit.containers import npz
 
-        npz.write(tensors, path, durable=durable)
+        npz.write(tensors, path, durable=durable, seal=seal)
     elif suffix in TORCH_SUFFIXES:
         from anyvit.containers import torch_file
 
-        torch_file.write(tensors, path, durable=durable)
+        torch_file.write(tensors, path, metadata=metadata, durable=durable, seal=seal)
     else:
         raise BadArgument(
             f"no container is written under the suffix {suffix!r}",

@@ -89,7 +89,7 @@ def hasher(algorithm: str) -> Hasher | None:
     if algorithm != "xxh3-128":
         return None
     try:
-        import xxhash
+        import xxhash  # type: ignore[import-not-found]
     except ImportError:
         return None
     return xxhash.xxh3_128()
@@ -167,7 +167,7 @@ class Recorder:
         return {**self._metadata, KEY: json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)}
 
     def parts(self, name: str) -> Iterator[bytes | memoryview]:
-        """The bytes of a tensor, its checksum taken beside; the receiver writes each part before it asks for the next."""
+        """The bytes of a tensor, its checksum taken beside; each part is written before the next is asked for."""
         lazy = self._tensors[name]
         made = begun(self.algorithm, lazy)
         for part in stream.chunks(lazy):
@@ -222,7 +222,8 @@ def _compared(
         if name in tensors and (names is None or name in names):
             found = digest(tensors[name], algorithm)
             if found != expected:
-                yield Note("damaged", (name,), f"{algorithm} is {found}, {str(expected)[:64]} when it was written", REMEDY)
+                cause = f"{algorithm} is {found}, {str(expected)[:64]} when it was written"
+                yield Note("damaged", (name,), cause, REMEDY)
     lost = [name for name in said if name not in tensors]
     if lost:
         yield Note("unchecked", tuple(lost), "recorded when the file was written, but no longer in it")
@@ -236,8 +237,9 @@ def _record(text: str) -> dict[str, Any] | None:
         record = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    sound = isinstance(record, dict) and isinstance(record.get("tensors"), dict) and {"algorithm", "metadata"} <= set(record)
-    return record if sound else None
+    if not isinstance(record, dict) or not isinstance(record.get("tensors"), dict):
+        return None
+    return record if {"algorithm", "metadata"} <= set(record) else None
 
 
 def _of_metadata(metadata: Mapping[str, str], algorithm: str) -> str:

@@ -132,7 +132,7 @@ def _places(metadata: Mapping[str, Any], home: Path) -> dict[tuple[str, Any], Pl
         transforms = value.get("transform_descriptors") or ()
         words = tuple(map(str, transforms)) if isinstance(transforms, list | tuple) else ("an unknown one",)
         file = value.get("relative_path")
-        places[name, begin] = Place(file if isinstance(file, str) else "", *where, words)
+        places[name, begin] = Place(file if isinstance(file, str) else "", where[0], where[1], words)
     return places
 
 

@@ -110,6 +110,36 @@ def atomic(path: str | Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder that appears under its name only when the block ends well; one that exists is given as it is.
+
+    Arguments:
+        path: the folder to make.
+
+    Raises:
+        FileError: no permission, disk full, …; the OSError is the cause.
+    """
+    import shutil
+    import tempfile
+
+    if path.exists():
+        yield path
+        return
+    temporary = None
+    try:
+        temporary = tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        yield Path(temporary)
+        os.chmod(temporary, 0o777 & ~_umask())
+        os.rename(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise FileError(f"the folder {path} cannot be written ({error.strerror or error})") from error
+        raise
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

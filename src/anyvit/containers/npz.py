@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyvit.containers import zips
 from anyvit.containers.files import LocalFile, atomic
-from anyvit.containers.stream import chunks
+from anyvit.containers.stream import Seal, chunks
 from anyvit.dtypes import ITEMSIZE, np_dtype
 from anyvit.errors import FileError, UnsafeError, Unsayable
 from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
@@ -111,13 +111,16 @@ def read(path: str | Path) -> Checkpoint:
     )
 
 
-def write(tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = False) -> None:
+def write(
+    tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = False, seal: Seal | None = None
+) -> None:
     """Writes an npz archive that `numpy.load` opens, uncompressed, one tensor at a time, always the same bytes.
 
     Arguments:
         tensors: name → tensor, in this order. bfloat16 becomes two-byte void, as numpy itself writes it.
         path: the file, replaced only when all went well.
         durable: flush to the disk before the file takes its name.
+        seal: called before the file takes its name; what it raises leaves the old file.
 
     Raises:
         FileError: disk full, no permission, or a source that cannot be read.
@@ -130,6 +133,8 @@ def write(tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = Fals
             head = heads[name]
             archive.add(f"{name}.npy", _joined(head, lazy), len(head) + lazy.nbytes, align=64)
         archive.close()
+        if seal:
+            seal()
 
 
 def parse(data: bytes, where: str, name: str) -> Header:

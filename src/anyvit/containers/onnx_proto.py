@@ -27,7 +27,7 @@ ENTRY_KEY, ENTRY_VALUE = 1, 2
 SCOPES, CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 """What torch's exporter writes to each node: the modules around it, outermost first, and their classes.
 
-Source: pytorch v2.6.0, torch/onnx/_internal/exporter/_core.py (_set_node_metadata).
+Source: torch 2.6 `torch/onnx/_internal/exporter/_core.py`, _set_node_metadata.
 """
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 

@@ -127,6 +127,7 @@ def write_sharded(
     durable: bool = False,
     recorded: bool = False,
     seal: Seal | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Writes `model-00001-of-0000n.safetensors` and `model.safetensors.index.json` as Hugging Face does.
 
@@ -139,6 +140,7 @@ def write_sharded(
         shard_size: bytes of tensors in one shard at most; a larger tensor has a shard of its own.
         metadata: as for `write`, repeated in each shard.
         durable, recorded, seal: as for `write`.
+        beside: file name → content of further files (config.json), which take their names together with the weights.
 
     Returns:
         The files written; a single `model.safetensors` without index where all fits in one shard.
@@ -165,6 +167,8 @@ def write_sharded(
         for group, path in zip(reversed(groups), reversed(paths), strict=True):
             file = stack.enter_context(atomic(path, durable=durable))
             _fill(file, {name: tensors[name] for name in group}, metadata, recorded, seal)
+        for name, content in (beside or {}).items():
+            write_all(stack.enter_context(atomic(folder / name, durable=durable)), content)
     paths += [index] if len(groups) > 1 else []
     _remove_stale(folder, {path.name for path in paths})
     return paths

@@ -7,6 +7,7 @@ older row of pickles).
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from anyvit.containers.files import LocalFile
 from anyvit.containers.flatten import Flat, flatten
 from anyvit.containers.opcodes import Data, Span
 from anyvit.containers.rebuild import BUILDERS, Array, Storage, Strided, storage_dtype
-from anyvit.containers.torch_write import write
+from anyvit.containers.torch_write import METADATA, write
 from anyvit.containers.torchscript import is_archive
 from anyvit.containers.unpickle import Builder, Machine
 from anyvit.dtypes import ITEMSIZE
@@ -28,6 +29,8 @@ __all__ = ["read", "write"]
 
 PICKLE_LIMIT = 1 << 30
 """Largest data.pkl in bytes."""
+METADATA_LIMIT = 16 << 20
+"""Longest text in bytes that anyvit put beside the tensors."""
 _MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """What torch's older files begin with: a pickle of the number 0x1950a86a20f9469cfc6c."""
 _PROTOCOL = 1001
@@ -67,7 +70,9 @@ class _Parsed:
     source: Bytes
     base: int
 
-    def checkpoint(self, file: LocalFile, container: str, verify: Any = None) -> Checkpoint:
+    def checkpoint(
+        self, file: LocalFile, container: str, verify: Any = None, metadata: Mapping[str, str] | None = None
+    ) -> Checkpoint:
         tensors: dict[str, Lazy] = {}
         aliases: dict[str, str] = {}
         seen: dict[Any, str] = {}
@@ -81,7 +86,9 @@ class _Parsed:
             if lazy.nbytes and (first := seen.setdefault(ref, name)) != name:
                 aliases[name] = first
         notes = tuple(_notes(self.flat, self.foreign))
-        return Checkpoint(tensors, container, file.name, self.flat.extras, aliases, notes, verify=verify)
+        return Checkpoint(
+            tensors, container, file.name, self.flat.extras, aliases, notes, metadata or {}, verify=verify
+        )
 
 
 def _zip(file: LocalFile) -> Checkpoint:
@@ -117,7 +124,19 @@ def _zip(file: LocalFile) -> Checkpoint:
     flat.script = flat.script or is_archive(members, root)
     parsed = _Parsed(flat, foreign, places, source, base)
     verify = _verifier(file, members, f"{root}data/", flat) if checked else None
-    return parsed.checkpoint(file, "torchscript" if flat.script else "torch", verify)
+    metadata = _metadata(file, members.get(root + METADATA))
+    return parsed.checkpoint(file, "torchscript" if flat.script else "torch", verify, metadata)
+
+
+def _metadata(file: LocalFile, member: zips.Member | None) -> dict[str, str]:
+    """What anyvit wrote beside the tensors; nothing where another hand wrote it."""
+    if member is None or member.size > METADATA_LIMIT:
+        return {}
+    try:
+        content = json.loads(zips.read(file, member))
+    except (ValueError, RecursionError):
+        return {}
+    return {k: v for k, v in content.items() if isinstance(v, str)} if isinstance(content, dict) else {}
 
 
 def _bytes(file: LocalFile, member: zips.Member, checked: bool) -> bytes:

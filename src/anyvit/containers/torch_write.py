@@ -5,6 +5,7 @@ Source: the layout as torch 2.6 `torch/serialization.py` (`_save`) writes it; pr
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from anyvit.lazy import Lazy
 
 ALIGN = 64
 """Storages begin at multiples of that many bytes, as torch's do."""
+METADATA = ".data/anyvit.json"
+"""The member that holds metadata; torch reads no member that its pickle does not name, and has a `.data` of its own."""
 _ROOT = "archive/"
 
 _CLASSES = {
@@ -32,7 +35,9 @@ def write(
     *,
     nest: Sequence[str] = (),
     extras: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
     durable: bool = False,
+    seal: stream.Seal | None = None,
 ) -> None:
     """Writes a file that torch.load(path, weights_only=True) reads as a dict of tensors.
 
@@ -44,7 +49,10 @@ def write(
         path: the file to write.
         nest: keys around the tensors, outermost first: ("teacher",) gives {"teacher": {…}}.
         extras: further entries of the outermost dict: text, numbers, None and dicts, lists and tuples of them.
+        metadata: text → text, in a member of its own beside those that torch reads.
         durable: flush to the disk before the file takes its name.
+        seal: called when all tensors are written, before the file takes its name; gives more metadata. What it raises
+            leaves the old file.
 
     Raises:
         BadArgument: an extra that is not plain data, or two things under one key.
@@ -70,6 +78,10 @@ def write(
         for key, lazy in enumerate(pickle.storages):
             archive.add(f"{_ROOT}data/{key}", stream.chunks(lazy), lazy.nbytes, align=ALIGN)
         archive.add(_ROOT + "version", [b"3\n"], 2)
+        final = {**(metadata or {}), **(seal() if seal else {})}
+        if final:
+            text = json.dumps(final, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+            archive.add(_ROOT + METADATA, [text], len(text))
         archive.close()
 
 

@@ -147,7 +147,8 @@ def damaged(file: LocalFile, archive: Iterable[Member]) -> Iterator[Note]:
             for _ in chunks(file, member):
                 pass
         except FileError as error:
-            yield Note("damaged", (member.name,), str(error), error.remedy)
+            found = f" ({error.found}; {error.expected} expected)" if error.found else ""
+            yield Note("damaged", (member.name,), error.cause + found, error.remedy)
 
 
 class Writer:

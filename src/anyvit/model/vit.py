@@ -22,6 +22,7 @@ from anyvit.model.rope import RotaryEmbedding
 from anyvit.spec import Spec, pair
 
 if TYPE_CHECKING:
+    from anyvit.integrity import Check
     from anyvit.report import Report
 
 
@@ -87,12 +88,15 @@ class ViT(nn.Module):
         ((3, 4), torch.Size([1, 16, 32]), torch.Size([1, 32]), torch.Size([1, 12, 32]))
     """
 
+    _report: Report | None
+    _check: Check | None
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         check_pool(spec)
         if spec.condition:
             choose("condition", spec.condition, CHUNKS)
-        self.spec, self.checkpointing, self._report = spec, False, None
+        self.spec, self.checkpointing, self._report, self._check = spec, False, None, None
         d, width = spec.embed_dim, pooled_width(spec)
         final = choose("final_norm", str(spec.final_norm), {"None": (), "norm": "n", "fc_norm": "f", "both": "nf"})
         size = pair(spec.image_size) if spec.image_size else None
@@ -118,8 +122,13 @@ class ViT(nn.Module):
 
     @property
     def report(self) -> Report | None:
-        """What became of each tensor when a file was loaded; None for a model that no file was loaded into."""
-        return self._report
+        """What became of each tensor when a file was loaded; None for a model that no file was loaded into.
+
+        Waits for a check of the file's bytes that still runs.
+        """
+        if self._report is None or self._check is None:
+            return self._report
+        return self._report.adding(self._check.verdict())
 
     def forward(self, pixels: Tensor, condition: Tensor | None = None) -> Features:
         """All features of B pictures.
@@ -173,10 +182,22 @@ class ViT(nn.Module):
 
     def start(self, pixels: Tensor, condition: Tensor | None) -> tuple[Tensor, list[Place], Tensor | None]:
         """What the blocks take: tokens (B, N, D), one place per block, the embedded condition (B, D)."""
+        self.settled()
         check_pixels(self.spec, pixels)
         condition = embed_condition(self.spec, self.condition, condition, len(pixels))
         x, grid = self.embed(pixels)
         return x, self.places(grid, x.device), condition
+
+    @torch.compiler.assume_constant_result
+    def settled(self) -> bool:
+        """Waits for the check of the file that the weights come from; under torch.compile, while it traces.
+
+        Raises:
+            FileError: the bytes are not those that were written.
+        """
+        if self._check is not None:
+            self._check.wait()
+        return True
 
     def step(self, block: nn.Module, x: Tensor, place: Place, condition: Tensor | None) -> Tensor:
         """One block; with `checkpointing` its inside is computed again in the backward pass instead of kept."""

@@ -1,0 +1,312 @@
+"""Writing: every way there and back is exact, what cannot be said is refused or told, and files are as promised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="the weights are made with torch")
+
+from support.modules import Clip  # noqa: E402
+from support.peers import assert_close, pixels, state  # noqa: E402
+
+from anyvit import containers, export, fit  # noqa: E402
+from anyvit.adapt import Adapted, Wanted, adapt  # noqa: E402
+from anyvit.api import convert, inspect, load  # noqa: E402
+from anyvit.dialects import get  # noqa: E402
+from anyvit.errors import BadArgument, FileError, Unsayable  # noqa: E402
+from anyvit.lazy import Checkpoint  # noqa: E402
+from anyvit.reading import Ask, understand  # noqa: E402
+
+CORE = ("timm", "google-npz", "big_vision", "dinov2", "dinov2-chunked", "dino", "mae", "hf-vit", "hf-dinov2",
+        "hf-dinov2-with-registers", "hf-clip", "openai-clip", "open_clip", "torchvision", "anyvit", "mmpretrain")  # fmt: skip
+
+
+def adapted(source: Any, **ask: Any) -> Adapted:
+    checkpoint = source if isinstance(source, Checkpoint) else containers.open_checkpoint(source)
+    found = understand(checkpoint, Ask(**ask))
+    assert found.spec is not None, found.findings
+    return adapt(found.tensors, found.spec, Wanted())
+
+
+def through(held: Adapted, name: str) -> tuple[Adapted, export.Said]:
+    """What is read back of what was said in a dialect."""
+    said = export.say(held, name, 2 if get(name).chunked else None)
+    spec = held.spec
+    again = adapted(Checkpoint(said.tensors, said.dialect.container), dialect=said.dialect, heads=2, grid=spec.grid)
+    return again, said
+
+
+def finding(report: Any, kind: str, word: str = "") -> Any:
+    found = [f for f in report.of(kind) if word in str(f)]
+    assert found, f"no {kind} finding with {word!r} in {[str(f) for f in report.findings]}"
+    return found[0]
+
+
+architectures = st.fixed_dictionaries(
+    {
+        "grid": st.sampled_from([(3, 3), (2, 5)]),
+        "classes": st.sampled_from([0, 4]),
+        "registers": st.sampled_from([0, 0, 3]),
+        "layer_scale": st.booleans(),
+        "cls_row": st.booleans(),
+        "pre_norm": st.booleans(),
+        "gated": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(options=architectures, one=st.sampled_from(CORE), two=st.sampled_from(CORE), seed=st.integers(0, 9))
+def test_there_and_back_is_exact(options: dict[str, Any], one: str, two: str, seed: int) -> None:
+    start = adapted(state(**options, seed=seed), heads=2, grid=options["grid"])
+    try:
+        here, first = through(start, one)
+        there, second = through(here, two)
+    except Unsayable:
+        return
+    if any("but for rounding" in f.cause or f.kind == "unsayable" for f in second.fitted.findings):
+        return
+    back, last = through(there, one)
+    assert set(last.tensors) >= set(first.tensors)
+    for name, tensor in first.tensors.items():
+        np.testing.assert_array_equal(last.tensors[name].read(), tensor.read(), err_msg=name)
+    added = set(back.tensors) - set(here.tensors)
+    assert added <= {n for n in back.tensors if n == "embed.mask" or n.endswith((".ls1", ".ls2"))}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth", ""])
+def test_every_container_holds_the_same(suffix: str, tmp_path: Path) -> None:
+    source = state(classes=4)
+    convert(source, tmp_path / f"out{suffix}", "timm", heads=2)
+    opened = containers.open_checkpoint(tmp_path / f"out{suffix}").tensors
+    assert {n: t.shape for n, t in opened.items()} == {n: tuple(t.shape) for n, t in source.items()}
+    assert all(np.array_equal(opened[n].read(), t.numpy()) for n, t in source.items())
+
+
+@pytest.mark.parametrize("out", ["a.safetensors", "a.npz", "a.pth", "folder"])
+def test_the_same_twice_is_the_same_bytes(out: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        convert(state(classes=4), tmp_path / name / out, "hf-vit", heads=2)
+    one, two = (
+        {path.name: path.read_bytes() for path in sorted((tmp_path / name).rglob("*")) if path.is_file()}
+        for name in ("one", "two")
+    )
+    assert one and one == two
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+def test_a_file_can_be_written_over_its_source(suffix: str, tmp_path: Path) -> None:
+    source, path = state(classes=4), tmp_path / f"x{suffix}"
+    convert(source, path, "timm", heads=2)
+    convert(path, path, "hf-vit", heads=2)
+    assert inspect(path).match.dialect.name == "hf-vit"
+    convert(path, path, "timm", heads=2)
+    opened = containers.open_checkpoint(path).tensors
+    assert all(np.array_equal(opened[n].read(), t.numpy()) for n, t in source.items())
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_is_replaced_by_shards_and_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for size in (None, 4000, None):
+        convert(state(classes=4), out, "hf-vit", heads=2, shard_size=size)
+        weights = sorted(path.name for path in out.glob("*.safetensors*"))
+        assert (weights == ["model.safetensors"]) == (size is None)
+        assert inspect(out).ok
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["ViTForImageClassification"]
+
+
+def test_a_refusal_names_the_tensors_and_writes_nothing(tmp_path: Path) -> None:
+    for out in ("out", "out.npz"):
+        with pytest.raises(Unsayable, match="reg_token") as error:
+            convert(state(registers=3), tmp_path / out, "google-npz", heads=2)
+        assert "google-npz has no words for 1 tensors" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_targets_models_always_have_is_insisted_on(tmp_path: Path) -> None:
+    with pytest.raises(Unsayable, match="its models always have") as error:
+        convert(state(cls=False), tmp_path / "x", "dinov2", heads=2)
+    assert "embed.cls" in str(error.value)
+    with pytest.raises(Unsayable, match=r"embed\.norm\.weight"):
+        convert(state(), tmp_path / "x", "openai-clip", heads=2)
+
+
+def test_rotary_positions_are_not_lost_in_silence(tmp_path: Path) -> None:
+    source = export.say(rotary(), "dinov3").tensors
+    for out in ("x", "x.safetensors"):
+        with pytest.raises(Unsayable):
+            convert(source, tmp_path / out, "mae", heads=3)
+
+
+def rotary() -> Adapted:
+    """A DINOv3 without a position table."""
+    weights = {n: t for n, t in state(layer_scale=True, qkv_bias=False).items() if n != "pos_embed"}
+    weights["storage_tokens"] = torch.ones(1, 4, 12)
+    return adapted(weights, dialect="dinov3", heads=3)
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "written"),
+    [("timm", {"gated": True}, "timm-glu"), ("hf-dinov2", {"registers": 2}, "hf-dinov2-with-registers"),
+     ("timm", {}, "timm")],
+)  # fmt: skip
+def test_the_variant_that_can_say_it_is_chosen(to: str, options: dict[str, Any], written: str) -> None:
+    assert export.say(adapted(state(**options), heads=2), to).dialect.name == written
+
+
+def test_variants_are_of_one_project() -> None:
+    names = [dialect.name for dialect in export.variants(get("timm"))]
+    assert {"timm-glu", "timm-swiglu", "timm-eva"} <= set(names)
+    assert not any(name.endswith("-naflex") for name in names)
+
+
+def test_the_prefix_of_a_tower_is_written_where_something_stands_beside_it() -> None:
+    held = adapted(state(classes=4), heads=2)
+    assert "vit.embeddings.cls_token" in export.say(held, "hf-vit").tensors
+    bare = adapted(state(), heads=2)
+    assert "embeddings.cls_token" in export.say(bare, "hf-vit").tensors
+    clip = adapted({n: t for n, t in Clip().state_dict().items() if n.startswith("visual.")}, heads=2)
+    assert "visual.conv1.weight" in export.say(clip, "open_clip").tensors
+    assert {"vision_model.embeddings.class_embedding", "visual_projection.weight"} <= set(
+        export.say(clip, "hf-clip").tensors
+    )
+
+
+def test_biases_and_scales_that_the_target_wants_are_made() -> None:
+    said = export.say(adapted(state(qkv_bias=False, patch_bias=False, cls_row=False), heads=2), "hf-dinov2")
+    spec = said.fitted.spec
+    assert (spec.layer_scale, spec.patch_bias, spec.pos_prefix, spec.mask_token) == (True, True, 1, True)
+    assert said.files["config.json"]["qkv_bias"] is False
+    assert not said.tensors["embeddings.mask_token"].read().any()
+
+
+def test_a_text_tower_is_not_written_and_that_is_said(tmp_path: Path) -> None:
+    report = convert(Clip().state_dict(), tmp_path / "out.safetensors", "openai-clip", heads=2)
+    said = finding(report, "outside", "only the image tower is written")
+    assert any("token_embedding" in name for name in said.names)
+    assert all(n.startswith("visual.") for n in containers.open_checkpoint(tmp_path / "out.safetensors").tensors)
+    assert report.fates["token_embedding.weight"] == "outside"
+    assert report.fates["visual.conv1.weight"] == "carried"
+
+
+def test_every_tensor_of_the_source_is_in_one_class(tmp_path: Path) -> None:
+    source = {**state(classes=4, layer_scale=True), "stray": torch.ones(2)}
+    report = convert(source, tmp_path / "out.npz", "google-npz", heads=2)
+    assert set(report.fates) == set(source)
+    written = containers.open_checkpoint(tmp_path / "out.npz").tensors
+    assert {trail.target for trail in report.trails} == set(written)
+    used = {name for trail in report.trails for name in trail.sources}
+    assert {name for name, fate in report.fates.items() if fate == "carried"} == used
+    fates = {trail.target: trail.fate for trail in report.trails}
+    assert fates["Transformer/encoderblock_0/MlpBlock_3/Dense_1/kernel"] == "folded"
+    assert fates["Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"] == "carried"
+
+
+def test_a_mean_projection_becomes_a_classifier_and_back(tmp_path: Path) -> None:
+    clip = {n: t for n, t in Clip().state_dict().items() if n.startswith("visual.")}
+    report = convert(clip, tmp_path / "timm", "timm", heads=2)
+    finding(report, "folded", "projection became a classifier")
+    opened = containers.open_checkpoint(tmp_path / "timm").tensors
+    assert opened["head.weight"].shape == (7, 12)
+    assert not opened["head.bias"].read().any()
+    for to in ("openai-clip", "hf-clip"):
+        convert(tmp_path / "timm", tmp_path / to, to)
+        convert(tmp_path / to, tmp_path / f"{to}.pth", "openai-clip")
+        back = torch.load(tmp_path / f"{to}.pth", weights_only=True)
+        assert set(back) == set(clip)
+        assert all(torch.equal(back[name], tensor) for name, tensor in clip.items())
+
+
+def test_a_classifier_that_would_be_fed_otherwise_is_left_out(tmp_path: Path) -> None:
+    source = {**state(classes=4), "pre_logits.fc.weight": torch.randn(12, 12), "pre_logits.fc.bias": torch.randn(12)}
+    for to in ("timm", "hf-vit"):
+        report = convert(source, tmp_path / to, to, heads=2)
+        finding(report, "unsayable", "would be fed otherwise")
+        assert not any("head" in n or "classifier" in n for n in containers.open_checkpoint(tmp_path / to).tensors)
+    assert "pooler.dense.weight" in containers.open_checkpoint(tmp_path / "hf-vit").tensors
+    convert(source, tmp_path / "x.npz", "google-npz", heads=2)
+    assert {"head/kernel", "pre_logits/kernel"} <= set(containers.open_checkpoint(tmp_path / "x.npz").tensors)
+
+
+def test_a_probes_norm_is_folded_into_its_classifier(tmp_path: Path) -> None:
+    source = state()
+    source |= {"head.0.running_mean": torch.randn(12), "head.0.running_var": torch.rand(12) + 0.5,
+               "head.0.num_batches_tracked": torch.tensor(3), "head.1.weight": torch.randn(4, 12),
+               "head.1.bias": torch.randn(4)}  # fmt: skip
+    report = convert(source, tmp_path / "out", "timm", heads=2)
+    finding(report, "folded", "norm before the classifier")
+    one, two = load(source, heads=2), load(tmp_path / "out")
+    assert_close(two(pixels(12, 12)).logits, one(pixels(12, 12)).logits)
+
+
+def test_what_a_config_cannot_say_is_told_with_a_remedy(tmp_path: Path) -> None:
+    report = convert(state(classes=4), tmp_path / "out", "hf-dinov2", heads=2)
+    said = finding(report, "unsayable", "pool cls")
+    assert said.remedy is not None and "pool='cls'" in said.remedy
+    assert report.ok
+
+
+def test_what_a_reader_of_bare_tensors_assumes_is_told(tmp_path: Path) -> None:
+    report = convert(state(), tmp_path / "out.npz", "google-npz", heads=2)
+    assert "gelu_tanh" in str(finding(report, "unsayable", "act gelu"))
+    report = convert(state(), tmp_path / "out.safetensors", "hf-vit", heads=2)
+    assert "1e-12" in str(finding(report, "unsayable", "eps"))
+    report = convert(state(), tmp_path / "out", "hf-vit", heads=2)
+    assert not report.of("unsayable")
+
+
+def test_the_type_that_is_asked_for_is_stored(tmp_path: Path) -> None:
+    convert(state(), tmp_path / "x.safetensors", "timm", heads=2, dtype="bfloat16")
+    assert {t.dtype for t in containers.open_checkpoint(tmp_path / "x.safetensors").tensors.values()} == {"bfloat16"}
+    with pytest.raises(BadArgument, match="floating-point"):
+        convert(state(), tmp_path / "x.safetensors", "timm", heads=2, dtype="int8")
+
+
+def test_new_tensors_have_the_type_of_the_file(tmp_path: Path) -> None:
+    source = {name: tensor.bfloat16() for name, tensor in state(qkv_bias=False, cls_row=False).items()}
+    convert(source, tmp_path / "x.safetensors", "hf-dinov2", heads=2)
+    assert {t.dtype for t in containers.open_checkpoint(tmp_path / "x.safetensors").tensors.values()} == {"bfloat16"}
+
+
+def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="does not exist"):
+        convert(state(), tmp_path / "no" / "x.safetensors", "timm", heads=2)
+    with pytest.raises(BadArgument, match=r"\.onnx"):
+        convert(state(), tmp_path / "x.onnx", "timm", heads=2)
+    with pytest.raises(BadArgument, match="shard_size is for a folder"):
+        convert(state(), tmp_path / "x.npz", "timm", heads=2, shard_size=100)
+    with pytest.raises(BadArgument, match="shard_size is a number of bytes"):
+        convert(state(), tmp_path / "x", "timm", heads=2, shard_size=0)
+    with pytest.raises(BadArgument, match="no dialect"):
+        convert(state(), tmp_path / "x", "tim", heads=2)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="is a file"):
+        convert(state(), tmp_path / "file", "timm", heads=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_adaptations_come_before_the_writing(tmp_path: Path) -> None:
+    report = convert(state(classes=4), tmp_path / "x", "hf-vit", heads=2, image_size=20, num_classes=0, in_chans=1)
+    assert {trail.fate for trail in report.trails} == {"carried", "resized"}
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert (config["image_size"], config["num_channels"], config["architectures"]) == (20, 1, ["ViTModel"])
+
+
+def test_required_names_follow_the_query() -> None:
+    tensors = adapted(state(), heads=2).tensors
+    keys = [n for n in tensors if n.endswith("k.bias")]
+    without = {n: t for n, t in tensors.items() if n not in keys}
+    assert export.required(get("hf-vit"), without) == keys
+    none = {n: t for n, t in without.items() if not n.endswith(("q.bias", "v.bias"))}
+    assert export.required(get("hf-vit"), none) == []
+    assert len(export.required(get("torchvision"), none)) == 6
+    assert fit.fit(none, adapted(state(), heads=2).spec).tensors is none
