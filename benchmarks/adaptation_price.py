@@ -2,9 +2,8 @@
 
     python benchmarks/adaptation_price.py dinov2-small-hf
 
-prints the tables of docs/adaptations.md. The folder holds a ViT and, as `io.npz`, an array `input` of normalised pictures
-(B, 3, H, W). Each row compares the last block, after the final norm, with the model that was not adapted, at the grid
-nearest to the adapted one's.
+prints the tables of docs/adaptations.md. The folder holds a ViT and, as `io.npz`, an array `input` of normalised
+pictures (B, 3, H, W). Each row compares the last block, after the final norm, with the model that was not adapted.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 
 import anyvit
 from anyvit import resample
-from anyvit.effect import Effect
+from anyvit.effects import Effect
 
 PICTURES = 448
 """Pixels of a side of the pictures that every model sees, resized to its own size from there."""

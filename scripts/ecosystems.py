@@ -88,7 +88,9 @@ def facts(row: Lineage) -> str:
 
 def heads(row: Lineage) -> str:
     """The head counts of a lineage in words."""
-    return f"{row.head_dim} channels" + (f"; by width: {', '.join(f'{w}: {h}' for w, h in row.heads.items())}" if row.heads else "")
+    return f"{row.head_dim} channels" + (
+        f"; by width: {', '.join(f'{w}: {h}' for w, h in row.heads.items())}" if row.heads else ""
+    )
 
 
 def page() -> str:
@@ -98,5 +100,7 @@ def page() -> str:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(0 if TARGET.read_text() == page() else "docs/ecosystems.md is not current: python scripts/ecosystems.py")
+        sys.exit(
+            0 if TARGET.read_text() == page() else "docs/ecosystems.md is not current: python scripts/ecosystems.py"
+        )
     TARGET.write_text(page())

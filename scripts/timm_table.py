@@ -27,7 +27,7 @@ TRAINING = ("weight_init", "fix_init", "drop", "head_init_scale", "rope_jitter",
 ACTS = ("gelu", "gelu_tanh", "quick_gelu", "silu")
 
 
-class Recorded(Exception):  # noqa: N818
+class Recorded(Exception):
     """Carries a recorded call out of an entry point."""
 
 

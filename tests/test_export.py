@@ -24,8 +24,10 @@ from anyvit.errors import BadArgument, FileError, Unsayable  # noqa: E402
 from anyvit.lazy import Checkpoint  # noqa: E402
 from anyvit.reading import Ask, understand  # noqa: E402
 
-CORE = ("timm", "google-npz", "big_vision", "dinov2", "dinov2-chunked", "dino", "mae", "hf-vit", "hf-dinov2",
-        "hf-dinov2-with-registers", "hf-clip", "openai-clip", "open_clip", "torchvision", "anyvit", "mmpretrain")  # fmt: skip
+CORE = (
+    "timm", "google-npz", "big_vision", "dinov2", "dinov2-chunked", "dino", "mae", "hf-vit", "hf-dinov2",
+    "hf-dinov2-with-registers", "hf-clip", "openai-clip", "open_clip", "torchvision", "anyvit", "mmpretrain",
+)  # fmt: skip
 
 
 def adapted(source: Any, **ask: Any) -> Adapted:

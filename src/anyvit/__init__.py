@@ -18,8 +18,8 @@ _WHERE = {
     "build": "anyvit.construct",
     "accelerate": "anyvit.acceleration",
     "Verification": "anyvit.verification",
-    "effect": "anyvit.effect",
-    "Effect": "anyvit.effect",
+    "effect": "anyvit.effects",
+    "Effect": "anyvit.effects",
     "AdaLN": "anyvit.adapt",
     "Channels": "anyvit.channels",
     "ClassMap": "anyvit.heads",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from anyvit.api import convert, inspect, load, load_into
     from anyvit.channels import Channels
     from anyvit.construct import build
-    from anyvit.effect import Effect, effect
+    from anyvit.effects import Effect, effect
     from anyvit.errors import AnyvitError
     from anyvit.heads import ClassMap
     from anyvit.model import Features, ViT
@@ -69,6 +69,6 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AdaLN", "AnyvitError", "Channels", "ClassMap", "Dialect", "Effect", "Fact", "Features", "Finding", "Report",
-    "Resample", "Rule", "Spec", "Verification", "ViT", "accelerate", "build", "convert", "dialects", "effect", "inspect",
-    "load", "load_into", "verify",
+    "Resample", "Rule", "Spec", "Verification", "ViT", "accelerate", "build", "convert", "dialects", "effect",
+    "inspect", "load", "load_into", "verify",
 ]  # fmt: skip

@@ -189,9 +189,7 @@ def convert(
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
-    return write_out(
-        found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, durable=durable
-    )
+    return write_out(found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, durable=durable)
 
 
 def _opened(path: Source) -> Checkpoint:
@@ -232,7 +230,7 @@ def trails(tensors: Mapping[str, Lazy], before: Mapping[str, Lazy]) -> tuple[Tra
     for name, tensor in tensors.items():
         if not tensor.origin:
             fate = "new"
-        elif name in before and before[name] is tensor or name not in before:
+        elif (name in before and before[name] is tensor) or name not in before:
             fate = "carried"
         else:
             fate = "resized" if before[name].shape != tensor.shape else "carried"

@@ -70,7 +70,7 @@ def build_vit(
 
 def _measured(model: ViT) -> Finding:
     """How much new conditioning changes before it is trained, on the model itself."""
-    from anyvit.effect import conditioning
+    from anyvit.effects import conditioning
 
     depth = model.spec.depth
     cause = f"measured under a random condition: max |Δ| {conditioning(model):.3g}"
@@ -97,5 +97,8 @@ def _account(given: Mapping[str, Lazy], wanted: Mapping[str, torch.Tensor]) -> N
     if wrong:
         name = wrong[0]
         raise Incomplete(
-            "tensors do not fit the model", names=fold(wrong), found=given[name].shape, expected=tuple(wanted[name].shape)
+            "tensors do not fit the model",
+            names=fold(wrong),
+            found=given[name].shape,
+            expected=tuple(wanted[name].shape),
         )

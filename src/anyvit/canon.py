@@ -3,7 +3,8 @@
 Every dialect translates to these names and from them. The set of names that is present *is* the architecture: a model
 without a cls token has no `embed.cls`, one without a key bias no `blocks.{i}.attn.k.bias`.
 
-Letters: d width · n patches of the stored table · k prefix rows of the table · r registers · t class tokens · c channels ·
+Letters: d width · n patches of the stored table · k prefix rows of the table · r registers · t class tokens · c
+channels ·
 p q patch height and width · h heads · e width of one head · m inputs of the last MLP matrix · o outputs of a head or
 projection · s anything else. Linear weights are (out, in), convolutions (out, in, height, width).
 """
@@ -52,7 +53,9 @@ NAMES: tuple[Name, ...] = (
     Name("embed.rel_mlp.fc1.{p}", "s s", "position", "MLP from offsets to relative biases, shared (timm)", bias="s"),
     Name("embed.rel_mlp.fc2.{p}", "h s", "position", "its last matrix, one output a head", bias="h"),
     Name("rope.periods", "s", "position", "periods of DINOv3's rotary embedding", backbone=False),
-    Name("rope.freqs", "s s h s", "position", "learned frequencies of a mixed rotary embedding: axis, block, head, pair"),
+    Name(
+        "rope.freqs", "s s h s", "position", "learned frequencies of a mixed rotary embedding: axis, block, head, pair"
+    ),
     Name(B + "norm1.{p}", "d", "norm", "norm of the attention branch"),
     Name(B + "norm2.{p}", "d", "norm", "norm of the MLP branch"),
     Name(B + "attn.q.{p}", "d d", "attention", "queries, heads in order"),
@@ -85,7 +88,9 @@ NAMES: tuple[Name, ...] = (
     Name("condition.fc2.{p}", "d d", "condition", "camera embedder, second matrix"),
     Name("norm.{p}", "d", "norm", "final norm"),
     Name("cls_norm.{p}", "d", "norm", "final norm of cls and registers where it differs (DINOv3)"),
-    Name("local_cls_norm.{p}", "d", "norm", "DINOv3's cls norm for local crops; features do not use it", backbone=False),
+    Name(
+        "local_cls_norm.{p}", "d", "norm", "DINOv3's cls norm for local crops; features do not use it", backbone=False
+    ),
     Name("fc_norm.{p}", "d", "norm", "norm after pooling"),
     Name("pool.query", "s d", "pool", "learned queries of an attention pool (MAP probe)"),
     Name("pool.q.{p}", "d d", "pool", "attention pool, queries"),

@@ -80,7 +80,7 @@ def _mapped(bands: tuple[int | None, ...], new: int, old: int) -> tuple[tuple[in
 def weights(asked: Channels, old: int) -> np.ndarray:
     """How much of each source channel a new one takes, (new, old).
 
-    The response to a picture whose channels are all alike is kept: all numbers add up to `old`.
+    The sum is kept, so that features stay in range: all numbers add up to `old`.
 
     Arguments:
         asked: the channels wanted.
@@ -104,7 +104,7 @@ def weights(asked: Channels, old: int) -> np.ndarray:
 
 
 def in_chans(tensors: Tensors, spec: Spec, new: int | Channels) -> Adapted:
-    """The patch kernel for other channels, the response to a picture of equal channels kept.
+    """The patch kernel for other channels, its total weight kept.
 
     Arguments:
         tensors, spec: the model.

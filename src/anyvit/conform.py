@@ -10,7 +10,15 @@ from anyvit.canon import B
 from anyvit.lazy import Lazy
 from anyvit.report import Finding, fold, ranges
 
-REQUIRED = tuple(B + name for name in ("norm1.weight", "attn.q.weight", "attn.k.weight", "attn.v.weight", "attn.out.weight", "norm2.weight"))  # fmt: skip
+REQUIRED = (
+    B + "norm1.weight",
+    B + "attn.q.weight",
+    B + "attn.k.weight",
+    B + "attn.v.weight",
+    B + "attn.out.weight",
+    B + "norm2.weight",
+)
+"""Canonical names that no block can do without."""
 MLPS = (("mlp.fc1.weight", "mlp.fc2.weight"), ("mlp.gate.weight", "mlp.up.weight", "mlp.down.weight"))
 Spell = Callable[[str], str]
 """Canonical name → the name that the file would use."""
@@ -154,12 +162,12 @@ def _compare(letters: Sequence[str], shape: tuple[int, ...], sizes: Mapping[str,
         if len(letters) == 4 and len(shape) == 5:
             return "video", str(shape)
         return "axes", " ".join(letters)
-    want = tuple(sizes.get(letter, size) if sizes.get(letter) else size for letter, size in zip(letters, shape))
+    want = tuple(sizes.get(letter, size) if sizes.get(letter) else size for letter, size in zip(letters, shape, strict=True))
     if want == shape:
         return "", ""
     text = str(want)
     if len(shape) == 2 and letters != ["d", "d"]:
-        turned = tuple(sizes.get(x) or s for x, s in zip(letters, shape[::-1]))
+        turned = tuple(sizes.get(x) or s for x, s in zip(letters, shape[::-1], strict=True))
         if turned == shape[::-1] or (sizes["d"] and shape[letters.index("d") ^ 1] == sizes["d"]):
             return "transposed", text
     if len(shape) == 2 and shape[0] * 3 == sizes["d"] and shape[1] % 3 == 0:

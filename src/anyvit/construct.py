@@ -67,7 +67,7 @@ def build(
     module = makers[library](name, state)
     report = into.fill(module, found, wanted)
     module = module.to(device=device, dtype=dtype)
-    module.anyvit_report = report
+    object.__setattr__(module, "anyvit_report", report)
     return module.eval()
 
 
@@ -118,7 +118,7 @@ def _callables(wanted: Mapping[str, Any], wrong: Mapping[str, str]) -> dict[str,
     made: dict[str, Any] = {}
     if {"eps", "norm"} & set(wrong):
         kind, eps = timm_args.norm_word(wanted["norm_layer"])
-        made["norm_layer"] = partial({"layernorm": layers.LayerNorm, "rmsnorm": layers.RmsNorm}[kind], eps=eps)
+        made["norm_layer"] = partial(getattr(layers, {"layernorm": "LayerNorm", "rmsnorm": "RmsNorm"}[kind]), eps=eps)
     if "ffn" in wrong:
         made["mlp_layer"] = getattr(layers, wanted["mlp_layer"])
     return made

@@ -5,6 +5,7 @@ Source: docs/evidence.md, where the laws and their limits are measured.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from anyvit import evidence, evidence_layout, evidence_tables, resample
 from anyvit.conform import depth_of
 from anyvit.errors import AnyvitError
 from anyvit.evidence import Attention, Verdict
-from anyvit.lazy import Lazy
+from anyvit.lazy import Lazy, split
 from anyvit.reading import Reading
 from anyvit.report import Finding
 from anyvit.spec import Fact, Spec
@@ -97,7 +98,9 @@ def _heads(found: Reading, numbers: Sequence[int]) -> Reading:
         new = spec.with_facts("measured", f"the weights: {verdict.text}", num_heads=int(verdict.value))
         findings = tuple(f for f in found.findings if not (f.kind == "assumed" and f.names == ("num_heads",)))
         if verdict.value != fact.value:
-            cause = f"the weights show {verdict.value} heads ({verdict.text}), not the {fact.value} that {fact.source} has"
+            cause = (
+                f"the weights show {verdict.value} heads ({verdict.text}), not the {fact.value} that {fact.source} has"
+            )
             findings += (Finding("measured", ("num_heads",), cause, f"heads={fact.value} insists on the other value"),)
         return replace(found, spec=new, findings=findings)
     cause = f"num_heads {fact.value} is given by {fact.source}, but the weights show {verdict.value}: {verdict.text}"
@@ -112,7 +115,7 @@ def _author(found: Reading) -> Reading:
     table = found.tensors.get("embed.pos")
     if table is None or spec.grid is None or spec.facts["pos_embed"].value not in ("learned", "sincos"):
         return found
-    values = _float(table)
+    values = _float(table) if _begins_at_zero(table) else None
     author = None if values is None else resample.sincos_author(values, *spec.grid)
     if author is None:
         return found
@@ -127,17 +130,39 @@ def _author(found: Reading) -> Reading:
     return replace(found, spec=spec)
 
 
+def _begins_at_zero(table: Lazy) -> bool:
+    """Whether the first row is sines and cosines of 0, as in every sin-cos table; a learned one is told by that row alone."""
+    width = table.shape[1]
+    kind = {"float32": "f", "float64": "d"}.get(table.dtype)
+    first = split(table, [1, table.shape[0] - 1])[0]
+    if kind is None or first.pieces is None or width % 4:
+        return True
+    try:
+        data = b"".join(piece.source.read(piece.offset, piece.size) for piece in first.pieces)
+    except AnyvitError:
+        return True
+    row = struct.unpack(f"<{width}{kind}", data)
+    zeros_and_ones = ([0.0] * (width // 4) + [1.0] * (width // 4)) * 2
+    return all(abs(value - wanted) <= 1e-3 for value, wanted in zip(row, zeros_and_ones, strict=True))
+
+
 def _layout(blocks: Sequence[Attention], spec: Spec) -> tuple[list[Finding], dict[str, Fact]]:
     findings: list[Finding] = []
     facts: dict[str, Fact] = {}
     for name, verdict, usual in (
-        ("order of q, k, v", evidence_layout.order(blocks, num_heads=spec.num_heads), "a conversion that fused them in another order"),
+        (
+            "order of q, k, v",
+            evidence_layout.order(blocks, num_heads=spec.num_heads),
+            "a conversion that fused them in another order",
+        ),
         ("transposes", evidence_layout.transposed(blocks), "a conversion that transposed twice, or not at all"),
     ):
         facts[name] = _fact(verdict)
         for deviation in verdict.value or ():
             remedy = f"usual cause: {usual}; compare with the original: anyvit verify FILE ORIGINAL"
-            findings.append(Finding("swapped", (deviation.name,), f"{deviation.what} ({deviation.nats:.0f} nats)", remedy))
+            findings.append(
+                Finding("swapped", (deviation.name,), f"{deviation.what} ({deviation.nats:.0f} nats)", remedy)
+            )
     return findings, facts
 
 
@@ -186,5 +211,7 @@ def _fresh(tensors: Mapping[str, Lazy]) -> list[Finding]:
         if verdict.value:
             names = (group,) if group[0].isupper() or " " in group else tuple(arrays)[:4]
             cause = f"{group}: {verdict.text}"
-            findings.append(Finding("untrained", names, cause, "if it was meant to be trained, the wrong thing was saved"))
+            findings.append(
+                Finding("untrained", names, cause, "if it was meant to be trained, the wrong thing was saved")
+            )
     return findings

@@ -100,7 +100,11 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
             return [finding]
     shown = fold(names)[:8]
     cause = f"no known Vision Transformer layout fits these {len(names)} tensors"
-    return [Finding("not a ViT", shown, cause, "if it is a ViT of your own, give its names: anyvit.load(…, dialect=…)", True)]
+    return [
+        Finding(
+            "not a ViT", shown, cause, "if it is a ViT of your own, give its names: anyvit.load(…, dialect=…)", True
+        )
+    ]
 
 
 def _optimizer(tensors: Mapping[str, Lazy]) -> Finding | None:
@@ -120,11 +124,13 @@ def _decoder(tensors: Mapping[str, Lazy]) -> Finding | None:
 
 
 def _squashed(tensors: Mapping[str, Lazy]) -> Finding | None:
-    hits = [n for n in tensors if "." not in n and "/" not in n and re.search(r"\d", n) and n.count("_") > 1 or
+    hits = [n for n in tensors if ("." not in n and "/" not in n and re.search(r"\d", n) and n.count("_") > 1) or
             re.search(r"blocks\d+(attn|mlp|norm)", n)]  # fmt: skip
     if len(hits) * 2 < len(tensors):
         return None
-    cause = "names without dots (the shadow copy of an EMA writes them so): which module a tensor belongs to cannot be told"
+    cause = (
+        "names without dots (the shadow copy of an EMA writes them so): which module a tensor belongs to cannot be told"
+    )
     return Finding("not a ViT", tuple(hits[:4]), cause, "load the model's own state dict beside it", True)
 
 
@@ -132,7 +138,9 @@ def _head(tensors: Mapping[str, Lazy]) -> Finding | None:
     if len(tensors) > 8 or any(len(t.shape) > 2 for t in tensors.values()):
         return None
     shapes = [t.shape for t in tensors.values() if len(t.shape) == 2]
-    cause = f"no transformer blocks; looks like a linear head of shape {shapes[0]}" if shapes else "no transformer blocks"
+    cause = (
+        f"no transformer blocks; looks like a linear head of shape {shapes[0]}" if shapes else "no transformer blocks"
+    )
     return Finding("not a ViT", tuple(tensors), cause, "load the backbone's file, and this one as its head", True)
 
 
@@ -149,4 +157,8 @@ def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
         return []
     origins = [o for n in hits for o in tensors[n].origin or (n,)]
     cause = f"{QUANTISED_TEXT} ({', '.join(sorted(set(hits.values())))})"
-    return [Finding("quantised", fold(dict.fromkeys(origins))[:6], cause, "dequantise first, or get the original weights", True)]
+    return [
+        Finding(
+            "quantised", fold(dict.fromkeys(origins))[:6], cause, "dequantise first, or get the original weights", True
+        )
+    ]

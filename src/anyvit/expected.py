@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 from anyvit.canon import B
 from anyvit.lazy import Lazy
-from anyvit.report import Finding, fold
 from anyvit.spec import Spec, pair
 
 Shape = tuple[int, ...]

@@ -252,13 +252,11 @@ def axis_sizes(spec: Spec) -> dict[str, int]:
 
 def _write(fitted: Fitted, dialect: Dialect, prefix: str, chunks: int | None) -> Run:
     spec = fitted.spec
-    chunk = None
+    chunk: Callable[[int], int] | None = None
     if dialect.chunked:
         # DINOv2 cuts at multiples of depth // chunks, so there can be more chunks than were asked for
         size = max(1, spec.depth // (chunks or 1))
-
-        def chunk(index: int) -> int:
-            return index // size
+        chunk = size.__rfloordiv__
 
     return write(fitted.tensors, dialect, prefix, axis_sizes(spec), chunk)
 

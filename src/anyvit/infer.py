@@ -91,7 +91,9 @@ def _embed(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, 
         found[field] = _measured(name in tensors, f"{name} is {'present' if name in tensors else 'absent'}")
     for field, name in (("num_cls", "embed.cls"), ("num_registers", "embed.reg")):
         there = name in tensors
-        found[field] = _measured(tensors[name].shape[0] if there else 0, _shape(tensors, name) if there else f"no {name}")
+        found[field] = _measured(
+            tensors[name].shape[0] if there else 0, _shape(tensors, name) if there else f"no {name}"
+        )
     return found
 
 
@@ -118,7 +120,9 @@ def _block(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, 
     width = facts["embed_dim"].value
     if has("attn.q_norm.weight"):
         size = tensors["blocks.0.attn.q_norm.weight"].shape[0]
-        found["qk_norm"] = _measured("full" if size == width else "head", _shape(tensors, "blocks.0.attn.q_norm.weight"))
+        found["qk_norm"] = _measured(
+            "full" if size == width else "head", _shape(tensors, "blocks.0.attn.q_norm.weight")
+        )
     else:
         found["qk_norm"] = _measured(False, "no q_norm")
     if has("adaln.shift1.weight"):
@@ -155,7 +159,9 @@ def _tail(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, F
     found = {"final_norm": _measured(kind, "present: " + (", ".join(present) or "no final norm"))}
     found["cls_norm"] = _measured("cls_norm.weight" in tensors, "a norm of its own for cls")
     head = tensors.get("head.weight")
-    found["num_classes"] = _measured(head.shape[0], _shape(tensors, "head.weight")) if head is not None else _measured(0, "no head")
+    found["num_classes"] = (
+        _measured(head.shape[0], _shape(tensors, "head.weight")) if head is not None else _measured(0, "no head")
+    )
     found["head_norm"] = _measured("head_norm.mean" in tensors, "running statistics before the head")
     for field, name in (("pre_logits_dim", "pre_logits.weight"), ("neck_dim", "neck.conv1.weight")):
         if name in tensors:
@@ -165,7 +171,9 @@ def _tail(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, F
             found["projection_dim"] = _measured(tensors[name].shape[0], _shape(tensors, name))
             found["projection"] = _measured(kind, f"{name} is present")
             bias = name.replace("weight", "bias")
-            found["projection_bias"] = _measured(bias in tensors, f"{bias} is {'present' if bias in tensors else 'absent'}")
+            found["projection_bias"] = _measured(
+                bias in tensors, f"{bias} is {'present' if bias in tensors else 'absent'}"
+            )
     if "proj.fc1.weight" in tensors:
         found["projection_mlp_dim"] = _measured(tensors["proj.fc1.weight"].shape[0], _shape(tensors, "proj.fc1.weight"))
     return found
@@ -174,7 +182,9 @@ def _tail(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, F
 def _extras(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
     if not any(name.startswith("pool.") for name in tensors):
         return {}
-    norms = tuple(n for n, key in (("q", "norm_q"), ("kv", "norm_kv"), ("mlp", "norm")) if f"pool.{key}.weight" in tensors)
+    norms = tuple(
+        n for n, key in (("q", "norm_q"), ("kv", "norm_kv"), ("mlp", "norm")) if f"pool.{key}.weight" in tensors
+    )
     mlp = tensors.get("pool.mlp.fc1.weight")
     query = tensors.get("pool.query")
     return {
@@ -210,7 +220,9 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
         kinds.append("rope")
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
     if not kinds and clues.dialect.startswith("big_vision"):
-        found["pos_embed"] = Fact("sincos_unstored", "assumed", "no table in the file: big_vision computes sin-cos positions")
+        found["pos_embed"] = Fact(
+            "sincos_unstored", "assumed", "no table in the file: big_vision computes sin-cos positions"
+        )
     found.update(_windows(tensors))
     if table is None:
         found.update(_relative_grid(tensors, facts))
@@ -318,7 +330,9 @@ def _heads(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fact])
 
 def _assumed_heads(width: int, lineage: Lineage) -> Fact:
     if width in lineage.heads:
-        return Fact(lineage.heads[width], "assumed", f"width {width} has {lineage.heads[width]} heads: {lineage.source}")
+        return Fact(
+            lineage.heads[width], "assumed", f"width {width} has {lineage.heads[width]} heads: {lineage.source}"
+        )
     for channels in (lineage.head_dim, 64, 32, 48, 80, 16, 8):
         if width and width % channels == 0:
             return Fact(width // channels, "assumed", f"{channels} channels a head, as lineage {lineage.name} has")
@@ -331,7 +345,10 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
     if "pool" not in facts:
         found["pool"] = _pool(tensors, facts)
     if any(n.startswith("pool.") for n in tensors):
-        found["pool"] = _measured("map" if "pool.mlp.fc1.weight" in tensors and not clues.dialect.startswith("pe") else "attn_pool", "an attention pool is present")
+        found["pool"] = _measured(
+            "map" if "pool.mlp.fc1.weight" in tensors and not clues.dialect.startswith("pe") else "attn_pool",
+            "an attention pool is present",
+        )
         if "pool_heads" not in facts:
             found["pool_heads"] = Fact(facts["num_heads"].value, "assumed", "as many heads as the trunk")
     return found

@@ -53,7 +53,8 @@ class Lazy:
         dtype: its element type by name ("float32", "bfloat16", …; see `dtypes`).
         load: gives the whole tensor as a C-contiguous numpy array of that shape and type.
         origin: the names in the file that it is made of.
-        pieces: the byte ranges (little-endian, C order) it consists of, in order; None where the values must be computed.
+        pieces: the byte ranges (little-endian, C order) it consists of, in order; None where the values must be
+            computed.
     """
 
     shape: tuple[int, ...]
@@ -211,12 +212,14 @@ class Checkpoint:
         tensors: flat name → tensor; nested containers are joined with dots ("teacher.backbone.cls_token").
         container: "safetensors", "torch", "torch-legacy", "torchscript", "npz", "msgpack", "dcp", "onnx", "memory", …
         path: what was opened; "" for a mapping.
-        extras: the leaves that are no tensors (epoch, args, config), nested as in the file, unknown objects as inert data.
+        extras: the leaves that are no tensors (epoch, args, config), nested as in the file, unknown objects as inert
+            data.
         aliases: name → the first name that has the very same storage, offset, shape and strides (a tied tensor).
         notes: what the reader met (inert globals, …).
         metadata: safetensors' `__metadata__`, or what resembles it.
         siblings: parsed files beside the weights, by file name: "config.json" → dict.
-        verify: reads every byte (or, given a collection of names, theirs) and yields what does not fit its checksum; None
+        verify: reads every byte (or, given a collection of names, theirs) and yields what does not fit its checksum;
+            None
             where the file holds no checksums.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anyvit.errors import Incomplete
 from anyvit.report import fold
@@ -31,7 +31,7 @@ def parameters_on_meta() -> Iterator[None]:
             return None
         return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(on_meta)
+    hook = register_module_parameter_registration_hook(cast(Any, on_meta))
     try:
         yield
     finally:
@@ -103,11 +103,14 @@ def _maker(module: nn.Module, part: nn.Module, *, buffers: bool = False) -> Call
         part: a part of it.
         buffers: only what computes buffers too, which torch's reset_parameters never does.
     """
-    if hasattr(part, "init_non_persistent_buffers"):
-        return part.init_non_persistent_buffers
-    if hasattr(module, "_init_weights") and hasattr(module, "config"):
-        return lambda: module._init_weights(part)
-    return None if buffers else getattr(part, "reset_parameters", None)
+    own: Any = part
+    if hasattr(own, "init_non_persistent_buffers"):
+        return own.init_non_persistent_buffers
+    for above in module.modules():
+        whole: Any = above
+        if hasattr(whole, "_init_weights") and hasattr(whole, "config") and part in set(whole.modules()):
+            return lambda: whole._init_weights(part)
+    return None if buffers else getattr(own, "reset_parameters", None)
 
 
 def replace_tensor(part: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -120,6 +120,7 @@ def _from_layers(tower: nn.Module) -> Iterator[tuple[str, Any]]:
         if isinstance(size, (tuple, list)) and len(size) == 2:
             yield "grid", (int(size[0]), int(size[1]))
     yield "pool", POOLS.get(str(getattr(tower, "global_pool", None)))
+    part: Any
     for name, part in tower.named_modules():
         kind = type(part).__name__
         if "norm" in kind.lower() and hasattr(part, "eps") and any(word in name for word in ("block", "layer")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import isqrt, prod
 from pathlib import PurePath
 from typing import Any
@@ -62,6 +63,10 @@ class Reading:
 
     def report(self) -> Report:
         """The account of it."""
+        return self._account
+
+    @cached_property
+    def _account(self) -> Report:
         checkpoint = self.checkpoint
         size = sum(prod(t.shape) for t in checkpoint.tensors.values())
         trails = tuple(Trail(name, t.origin, "carried") for name, t in self.tensors.items())
@@ -90,7 +95,7 @@ def coverage(filled: Mapping[str, Lazy], wanted: Mapping[str, Lazy]) -> dict[str
     return counts
 
 
-def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:  # noqa: B008
+def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     """Recognise a checkpoint, translate it to canonical names and infer its architecture; reads no values.
 
     Raises:
@@ -190,10 +195,19 @@ def _misfits(run: Run) -> int:
     return len(faults) + len(run.partial) + len(wrong) + crooked
 
 
-def _scene(match: Match, canonical: Mapping[str, Lazy], checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> lineages.Scene:
+def _scene(
+    match: Match, canonical: Mapping[str, Lazy], checkpoint: Checkpoint, tensors: Mapping[str, Lazy]
+) -> lineages.Scene:
     file = PurePath(checkpoint.path).name
     names = {**tensors, **dict.fromkeys(_keys(checkpoint.extras))}
-    return lineages.Scene(names, match.prefix, canonical, checkpoint.container, file, conform.width_of({n: t for n, t in canonical.items() if t is not None}))
+    return lineages.Scene(
+        names,
+        match.prefix,
+        canonical,
+        checkpoint.container,
+        file,
+        conform.width_of({n: t for n, t in canonical.items() if t is not None}),
+    )
 
 
 def _keys(extras: Mapping[str, Any]) -> list[str]:
@@ -274,7 +288,11 @@ def _prefix_rows(
     if seen is not None:
         facts["grid"] = Fact(seen[0][1:], "measured", f"the weights: {seen[1]}")
         cause = f"the position table is read as {seen[0][1]} × {seen[0][2]}: {seen[1]}"
-        return rows, seen[0][0], [Finding("assumed", (name,), cause, f"grid=({seen[0][2]}, {seen[0][1]}) is its mirror")]
+        return (
+            rows,
+            seen[0][0],
+            [Finding("assumed", (name,), cause, f"grid=({seen[0][2]}, {seen[0][1]}) is its mirror")],
+        )
     if not square:
         left = rows - options[0]
         shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
@@ -282,7 +300,11 @@ def _prefix_rows(
             f"the grid of the position table cannot be told: {rows} rows, {left} without {options[0]} prefix rows, "
             "is no square"
         )
-        return rows, None, [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)]
+        return (
+            rows,
+            None,
+            [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)],
+        )
     count = square[0]
     findings = []
     side = isqrt(rows - count)
@@ -344,22 +366,24 @@ def _spell(match: Match, name: str) -> str:
     return name
 
 
-def _problems(
-    match: Match, run: Run, canonical: Mapping[str, Lazy], source: Mapping[str, Lazy]
-) -> list[Finding]:
-    findings = diagnose.signs([n for n in match.unexplained])
+def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Finding]:
+    findings = diagnose.signs(match.unexplained)
     for fault in run.faults:
         if fault.rule.ours != "embed.[pos_prefix|pos]" or "not known" not in fault.text:
             findings.append(Finding("shape", fold(fault.names), fault.text, None, True))
     if run.partial:
         lacking = tuple(dict.fromkeys(match.prefix + n for names in run.partial.values() for n in names))
         cause = "tensors that belong together are not all there"
-        findings.append(Finding("missing", fold(lacking), f"{cause}: beside {', '.join(fold(run.partial)[:3])}", None, True))
+        findings.append(
+            Finding("missing", fold(lacking), f"{cause}: beside {', '.join(fold(run.partial)[:3])}", None, True)
+        )
     for target, sources in run.conflicts.items():
         findings.append(Finding("conflict", sources, f"several tensors claim {target}", "remove one of them", True))
     hidden = {n for names in run.partial.values() for n in names}
     findings += [
-        f for f in conform.check(canonical, lambda name: _spell(match, name), (), source) if not (f.kind == "missing" and run.faults and not f.names)
+        f
+        for f in conform.check(canonical, lambda name: _spell(match, name), (), source)
+        if not (f.kind == "missing" and run.faults and not f.names)
     ]
     inside = match.in_blocks
     if inside:
@@ -367,7 +391,9 @@ def _problems(
         findings.append(Finding("unexplained", fold(inside), cause, "anyvit dialects lists what is known", True))
     rest = [n for n in match.unexplained if n not in set(inside) and n not in hidden]
     if rest:
-        findings.append(Finding("outside", fold(rest), f"{len(rest)} tensors beside the blocks are not part of the tower"))
+        findings.append(
+            Finding("outside", fold(rest), f"{len(rest)} tensors beside the blocks are not part of the tower")
+        )
     if match.outside:
         findings.append(_outside(match.outside))
     for why in dict.fromkeys(run.ignored.values()):
@@ -383,7 +409,9 @@ def _outside(names: Sequence[str]) -> Finding:
         top = name.split(".", 1)[0].split("/", 1)[0]
         heads[top] = heads.get(top, 0) + 1
     text = ", ".join(f"{top} ({count})" for top, count in list(heads.items())[:8])
-    text_tower = any(word in top.lower() for top in heads for word in ("text", "token_embedding", "language", "transformer"))
+    text_tower = any(
+        word in top.lower() for top in heads for word in ("text", "token_embedding", "language", "transformer")
+    )
     kind = "other tower, heads or optimizer"
     if text_tower:
         kind = "text tower or language model, heads"
@@ -424,7 +452,9 @@ def _doubts(
         findings.append(Finding("unexplained", fold(unfit), cause, "use timm for this model", True))
     if spec.ffn in ("parallel_scaling", "mlp_x2"):
         what = "attention and MLP stand side by side behind one norm"
-        what = what if spec.ffn == "parallel_scaling" else "two attentions and two MLPs stand side by side in every block"
+        what = (
+            what if spec.ffn == "parallel_scaling" else "two attentions and two MLPs stand side by side in every block"
+        )
         cause = f"{what}; the reference ViT has no such block"
         findings.append(Finding("unexplained", (), cause, "use timm for this model", True))
     if spec.condition:

@@ -65,7 +65,8 @@ class Report:
         spec: the architecture with its evidence; None where it could not be told.
         trails: target tensor → where it comes from.
         findings: what to know, the gravest first.
-        fates: source tensor → carried | ignored | outside | unexplained | partial | conflict, each in exactly one class.
+        fates: source tensor → carried | ignored | outside | unexplained | partial | conflict, each in exactly one
+            class.
         container: the kind of file.
         path: what was opened.
         coverage: role → (parameters filled, parameters of the model).

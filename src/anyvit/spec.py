@@ -33,7 +33,8 @@ class Rope:
 
     Arguments:
         base: the base of the frequencies (10000, or 100).
-        layout: "half" rotates channel j with j + e/4 inside each axis' half ("rotate_half"), "interleaved" rotates pairs.
+        layout: "half" rotates channel j with j + e/4 inside each axis' half ("rotate_half"), "interleaved" rotates
+            pairs.
         first: the axis that the first half of a head's channels encodes, "row" or "column".
         coords: "index" (0, 1, 2 …), "index1" (1, 2, 3 …), "normalized" ((i + 0.5) / size · 2 − 1, DINOv3),
             "scaled" (i / size · reference, EVA).

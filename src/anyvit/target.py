@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyvit.errors import BadArgument, NotAViT
 from anyvit.lazy import Lazy
@@ -130,7 +130,7 @@ def contradictions(spec: Spec, target: Target, fitted: Tensors) -> list[Finding]
     assert target.reading.match is not None
     findings = []
     for name, fact in facts_of(target.module, target.reading.match.prefix).items():
-        own = getattr(spec, name, None)
+        own: Any = getattr(spec, name, None)
         if name not in ("eps", "act", "num_heads", "pool") or (name == "act" and spec.ffn != "mlp"):
             continue
         if name == "pool" and ("head.weight" not in fitted or spec.pool not in ("cls", "avg", "map")):

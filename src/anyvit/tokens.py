@@ -28,8 +28,8 @@ def registers(tensors: Tensors, spec: Spec, new: int, seed: int = 0) -> Adapted:
     Raises:
         BadArgument: no such number, or attention that has no place for further tokens.
 
-    Source: facebookresearch/dinov2@b8931f7: dinov2/models/vision_transformer.py (register_tokens; they start at
-    standard deviation 1e-6 there, which leaves them alike, here at 0.02 as other tokens do)
+    Source: facebookresearch/dinov2@b8931f7: dinov2/models/vision_transformer.py init_weights
+    (standard deviation 1e-6 there, which leaves registers alike; 0.02 here, as its position table starts)
     """
     new, old = whole("registers", new, 0), spec.num_registers
     if new == old:
@@ -38,7 +38,7 @@ def registers(tensors: Tensors, spec: Spec, new: int, seed: int = 0) -> Adapted:
     out = dict(tensors)
     kept = _cut(tensors["embed.reg"], min(new, old)) if old and new else None
     if new > old:
-        model = tensors.get("embed.cls", tensors["embed.patch.weight"])
+        model = tensors["embed.cls" if "embed.cls" in tensors else "embed.patch.weight"]
         drawn = init.new("embed.reg", (new, spec.embed_dim), "trunc_normal", seed=seed)
         fresh = astype(computed((new - old, spec.embed_dim), "float32", lambda rows: rows[old:], [drawn]), model.dtype)
         kept = fresh if kept is None else concat([kept, astype(fresh, kept.dtype)])

@@ -36,7 +36,12 @@ def tree() -> dict[str, Any]:
     torch.manual_seed(0)
     weight = torch.randn(6, 4)
     return {
-        "model": {"w": weight, "half": torch.randn(3, 5).bfloat16(), "scalar": torch.tensor(7), "none": torch.zeros(0, 3)},
+        "model": {
+            "w": weight,
+            "half": torch.randn(3, 5).bfloat16(),
+            "scalar": torch.tensor(7),
+            "none": torch.zeros(0, 3),
+        },
         "turned": torch.randn(4, 7).t(),
         "last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "view": torch.randn(9, 4)[2:5],
@@ -223,7 +228,7 @@ def test_missing_and_cut_files(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"1 of 2 files .* missing: __1_0\.distcp"):
         dcp.read(tmp_path)
     (tmp_path / "__1_0.distcp").write_bytes((tmp_path / "kept").read_bytes()[:-1])
-    with pytest.raises(FileError, match="is cut: .*__1_0"):
+    with pytest.raises(FileError, match=r"is cut: .*__1_0"):
         dcp.read(tmp_path)
     (tmp_path / "kept").rename(tmp_path / "__1_0.distcp")
     for size in (0, 1, len(metadata) // 2, len(metadata) - 1):

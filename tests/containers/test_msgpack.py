@@ -160,8 +160,10 @@ def bad() -> Iterator[tuple[str, Any, str]]:
     yield "number with axes", array(one, 3), "a number with the axes"
     yield "half a complex", ext(2, packer.packb((1.0,))), "no complex"
     yield "chunk order", {**chunked(one, 1), "chunks": {"0": array(one[:1]), "2": array(one[1:])}}, "without shape"
-    yield "chunk types", {**chunked(one, 1), "chunks": {"0": array(one[:1]), "1": array(one.astype("int32")[1:])}}, (
-        "chunks of the types"
+    yield (
+        "chunk types",
+        {**chunked(one, 1), "chunks": {"0": array(one[:1]), "1": array(one.astype("int32")[1:])}},
+        ("chunks of the types"),
     )
     yield "chunks too few", {**chunked(one, 1), "chunks": {"0": array(one[:1])}}, "4 bytes for"
     yield "chunk no array", {**chunked(one, 1), "chunks": {"0": 3}}, "a chunk that is no array"

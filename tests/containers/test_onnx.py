@@ -146,8 +146,8 @@ def test_merged_tensors_are_found_by_the_module_of_their_node(tmp_path: Path) ->
     ]
     found = onnx.read(save(tmp_path / "a", nodes, [const("n.weight", 4), const("n.bias", 4), const("val_1", 4, 4)]))
     assert set(found.tensors) == {
-        "n.weight", "n.bias", "blocks.1.norm1.weight", "blocks.1.norm1.bias", "blocks.1.fc1.weight", "blocks.1.fc1.bias",
-        "blocks.1.ls1.gamma", "layer.1.layer_scale2.lambda1",
+        "n.weight", "n.bias", "blocks.1.norm1.weight", "blocks.1.norm1.bias", "blocks.1.fc1.weight",
+        "blocks.1.fc1.bias", "blocks.1.ls1.gamma", "layer.1.layer_scale2.lambda1",
     }  # fmt: skip
     assert np.array_equal(found.tensors["blocks.1.fc1.bias"].read(), found.tensors["n.bias"].read())
 
@@ -251,7 +251,11 @@ def test_a_grid_in_any_layout(tmp_path: Path, shape: tuple[int, ...]) -> None:
 
 
 def test_what_comes_after_the_first_linear_is_no_token(tmp_path: Path) -> None:
-    nodes = [node("MatMul", "p m", "q"), node("Concat", "expand q", "t", axis=1), node("Concat", "expand p", "w", axis=1)]
+    nodes = [
+        node("MatMul", "p m", "q"),
+        node("Concat", "expand q", "t", axis=1),
+        node("Concat", "expand p", "w", axis=1),
+    ]
     made = [const("expand", 1, 1, 6), const("m", 6, 6)]
     assert "cls_token" not in vit(tmp_path, "patch_embed.proj.weight", nodes, made).tensors
 
@@ -274,7 +278,9 @@ INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uin
 def test_every_element_type(tmp_path: Path, dtype: str, raw: bool) -> None:
     from anyvit.dtypes import np_dtype
 
-    values = np.array([0, 1, 1, 0] if dtype == "bool" else [0, 1, 2, -3 if dtype[0] in "fibc" else 3]).astype(np_dtype(dtype))
+    values = np.array([0, 1, 1, 0] if dtype == "bool" else [0, 1, 2, -3 if dtype[0] in "fibc" else 3]).astype(
+        np_dtype(dtype)
+    )
     kind = helper.np_dtype_to_tensor_dtype(np_dtype(dtype))
     data = values.tobytes() if raw else values.tolist()
     made = helper.make_tensor("a.b", kind, [2, 2], data, raw=raw)
@@ -285,7 +291,10 @@ def test_every_element_type(tmp_path: Path, dtype: str, raw: bool) -> None:
 
 
 def test_what_is_not_read_is_noted(tmp_path: Path) -> None:
-    made = [helper.make_tensor("a.b", TensorProto.INT4, [2], [1, 2]), helper.make_tensor("c.d", TensorProto.STRING, [1], [b"x"])]
+    made = [
+        helper.make_tensor("a.b", TensorProto.INT4, [2], [1, 2]),
+        helper.make_tensor("c.d", TensorProto.STRING, [1], [b"x"]),
+    ]
     found = onnx.read(save(tmp_path / "a", [], [*made, const("e.f", 2)]))
     assert list(found.tensors) == ["e.f"]
     assert {(note.names, note.cause.split(",")[0]) for note in found.notes} == {
@@ -303,7 +312,9 @@ def test_constants_inside_nodes(tmp_path: Path) -> None:
 
 def external(folder: Path) -> Path:
     values = np.arange(2000, dtype="float32").reshape(40, 50)
-    model = helper.make_model(helper.make_graph([], "g", [], [], [numpy_helper.from_array(values, "a.b"), const("c.d", 3)]))
+    model = helper.make_model(
+        helper.make_graph([], "g", [], [], [numpy_helper.from_array(values, "a.b"), const("c.d", 3)])
+    )
     peer.save_model(model, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=100)
     return folder / "m.onnx"
 

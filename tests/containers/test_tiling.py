@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_any_grid_gives_the_tensor_back(data: st.DataObject) -> None:
     for size in shape:
         inner = sorted(data.draw(st.sets(st.integers(0, size), max_size=3)))
         edges = [0, *inner, size]  # a cut at 0 or at the end gives an empty part, as FSDP leaves it
-        cuts.append(list(zip(edges[:-1], edges[1:], strict=True)))
+        cuts.append(list(pairwise(edges)))
     parts = []
     for cell in product(*cuts):
         values = whole[tuple(slice(a, b) for a, b in cell)]
@@ -48,7 +48,9 @@ def test_any_grid_gives_the_tensor_back(data: st.DataObject) -> None:
     assert np.array_equal(lazy.read(), whole)
     if lazy.pieces is not None:
         assert b"".join(p.source.read(p.offset, p.size) for p in lazy.pieces) == whole.tobytes()
-    if all(len(cut) == 1 or all(a == b or (a, b) == (0, n) for a, b in cut) for cut, n in zip(cuts, shape, strict=True)):
+    if all(
+        len(cut) == 1 or all(a == b or (a, b) == (0, n) for a, b in cut) for cut, n in zip(cuts, shape, strict=True)
+    ):
         assert lazy.pieces is not None
 
 

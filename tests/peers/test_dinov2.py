@@ -1,4 +1,4 @@
-"""DINOv2's own layout: training checkpoints with chunked blocks, teachers under prefixes, and the way there and back."""
+"""DINOv2's own layout: training checkpoints with chunked blocks, teachers under prefixes, there and back."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def trunk(open_clip: Any, vision: dict[str, Any], seed: int) -> Any:
     import timm
 
     model = open_clip.model.CLIP(96, dict(OWN), TEXT)
-    model.visual = open_clip.timm_model.TimmModel("vit_tiny_patch16_224", 96, image_size=48, pool="token", proj="linear")
+    model.visual = open_clip.timm_model.TimmModel(
+        "vit_tiny_patch16_224", 96, image_size=48, pool="token", proj="linear"
+    )
     sizes = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 3, "num_classes": 0}
     model.visual.trunk = timm.create_model("vit_base_patch16_224", **sizes)
     model.visual.head.proj = torch.nn.Linear(96, 96, bias=False)

@@ -1,4 +1,4 @@
-"""timm: modules filled from every ecosystem, files and folders that timm opens by its own means, modules built by name."""
+"""timm: modules filled from every ecosystem, files and folders that timm opens itself, modules built by name."""
 
 from __future__ import annotations
 
@@ -163,7 +163,9 @@ def expected_of(source: Any, report: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("variant", ["plain", "dinov2_registers", "dinov2_giant", "clip", "eva02_base", "dinov3", "beit"])
+@pytest.mark.parametrize(
+    "variant", ["plain", "dinov2_registers", "dinov2_giant", "clip", "eva02_base", "dinov3", "beit"]
+)
 def test_a_file_loads_strictly(model: Any, variant: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -41,7 +41,11 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "beit_head": ("BeitForImageClassification", "BeitConfig", {**RELATIVE, "num_labels": 5}),
     "ijepa": ("IJepaModel", "IJepaConfig", CLASSIC),
     "aimv2": ("Aimv2VisionModel", "Aimv2VisionConfig", CLASSIC),
-    "internvl": ("InternVLVisionModel", "InternVLVisionConfig", {**CLASSIC, "image_size": [48, 48], "patch_size": [8, 8]}),
+    "internvl": (
+        "InternVLVisionModel",
+        "InternVLVisionConfig",
+        {**CLASSIC, "image_size": [48, 48], "patch_size": [8, 8]},
+    ),
 }
 FOLDERS = {
     "vit": "hf-vit", "vit_head": "hf-vit", "deit": "hf-deit", "dinov2": "hf-dinov2", "dinov2_giant": "hf-dinov2",
@@ -163,7 +167,9 @@ def test_the_text_tower_of_another_project_is_left_and_listed(model: Get, saved:
 
 
 def test_heads_and_eps_that_differ_are_said(transformers: Any, model: Get, saved: Get) -> None:
-    config = transformers.ViTConfig(**{**CLASSIC, "num_attention_heads": 6, "layer_norm_eps": 1e-5, "hidden_act": "relu"})
+    config = transformers.ViTConfig(
+        **{**CLASSIC, "num_attention_heads": 6, "layer_norm_eps": 1e-5, "hidden_act": "relu"}
+    )
     report = load_into(transformers.ViTModel(config), saved("vit", model("vit")))
     said = {f.names[0]: f for f in report.of("differs")}
     assert set(said) == {"num_heads", "eps", "act"}
@@ -187,7 +193,9 @@ def test_a_deeper_module_is_refused_and_unchanged(transformers: Any, model: Get,
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_folder_opens_with_from_pretrained(transformers: Any, model: Get, saved: Get, name: str, tmp_path: Path) -> None:
+def test_a_folder_opens_with_from_pretrained(
+    transformers: Any, model: Get, saved: Get, name: str, tmp_path: Path
+) -> None:
     source = model(name)
     convert(saved(name, source), tmp_path / "out", FOLDERS[name])
     opened, info = type(source).from_pretrained(tmp_path / "out", output_loading_info=True)

@@ -10,11 +10,11 @@ from typing import Any
 from anyvit.spec import Fact, Spec, pair, single
 
 
-class Unsaid(ValueError):  # noqa: N818
+class Unsaid(ValueError):
     """A value that a config has no words for; the text is the reason."""
 
 
-class Skip(Exception):  # noqa: N818
+class Skip(Exception):
     """A key that says nothing about its field in this config."""
 
 

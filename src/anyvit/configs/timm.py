@@ -254,6 +254,7 @@ def _other(wanted: Mapping[str, Any], usual: Mapping[str, Any], plain: Mapping[s
     if (
         other.get("ref_feat_shape", 0) is None
         and usual["rope_grid_offset"]
+        and wanted.get("img_size")
         and pair(usual["ref_feat_shape"]) == grid(wanted)
     ):
         del other["ref_feat_shape"]

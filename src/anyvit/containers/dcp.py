@@ -168,7 +168,7 @@ def _check_files(home: Path, places: Iterable[Place]) -> None:
         )
 
 
-class _OddType(Exception):  # noqa: N818 - never leaves this file
+class _OddType(Exception):
     """A tensor of an element type that has no name here."""
 
 

@@ -40,15 +40,32 @@ class LocalFile:
             except OSError as error:
                 raise unreadable(self.name, error) from error
             if not part:
-                raise FileError(
-                    f"{self.name} ends too early",
-                    found=f"{self.size} bytes",
-                    expected=f"at least {offset + size} bytes",
-                    usual="a download or copy that was cut",
-                )
+                raise self._cut(offset + size)
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_into(self, offset: int, room: memoryview) -> None:
+        """Fills `room` with the bytes from `offset`; a room used again costs no new memory."""
+        if not hasattr(os, "preadv"):
+            room[:] = self.read(offset, len(room))
+            return
+        while room:
+            try:
+                count = os.preadv(self._fd, [room], offset)
+            except OSError as error:
+                raise unreadable(self.name, error) from error
+            if not count:
+                raise self._cut(offset + len(room))
+            offset, room = offset + count, room[count:]
+
+    def _cut(self, wanted: int) -> FileError:
+        return FileError(
+            f"{self.name} ends too early",
+            found=f"{self.size} bytes",
+            expected=f"at least {wanted} bytes",
+            usual="a download or copy that was cut",
+        )
 
     def view(self, offset: int, size: int) -> memoryview | None:
         """The bytes mapped copy-on-write: writable, private, shared with the page cache until written."""
@@ -80,7 +97,8 @@ def unreadable(path: str | Path, error: OSError) -> FileError:
 def atomic(path: str | Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` only when the block ends well.
 
-    The temporary file lies in the same folder; on any error it is removed and the old file stays as it was.
+    The temporary file lies in the same folder; on any error it is removed and the old file stays as it was. A file that
+    is replaced hands on its permissions; a link is replaced itself, not what it points to.
 
     Arguments:
         path: the file to write.
@@ -89,22 +107,22 @@ def atomic(path: str | Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
     Raises:
         FileError: disk full, no permission, missing folder; the OSError is the cause.
     """
-    import tempfile
-
     path = Path(path)
-    temporary = None
+    temporary = _beside(path)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-        with open(descriptor, "wb", buffering=0) as file:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(temporary, flags, 0o666), "wb", buffering=0) as file:
             yield file
+            with contextlib.suppress(OSError):
+                os.chmod(temporary, path.stat().st_mode & 0o777)
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        if durable:
+            _flush_folder(path.parent)
     except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         if isinstance(error, OSError):
             raise FileError(f"{path} cannot be written ({error.strerror or error}); it is as it was before") from error
         raise
@@ -121,26 +139,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         FileError: no permission, disk full, …; the OSError is the cause.
     """
     import shutil
-    import tempfile
 
     if path.exists():
         yield path
         return
-    temporary = None
+    temporary = _beside(path)
     try:
-        temporary = tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-        yield Path(temporary)
-        os.chmod(temporary, 0o777 & ~_umask())
+        os.mkdir(temporary)
+        yield temporary
         os.rename(temporary, path)
     except BaseException as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
             raise FileError(f"the folder {path} cannot be written ({error.strerror or error})") from error
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path) -> Path:
+    """A name in the same folder that nobody else has, known before anything is made under it."""
+    import secrets
+
+    return path.parent / f".{path.name[:20]}.{secrets.token_hex(8)}.tmp"
+
+
+def _flush_folder(folder: Path) -> None:
+    """Puts a folder's list of names onto the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,6 +1,7 @@
 """Flax's msgpack files (`flax_model.msgpack`, `checkpoint_<step>`), read without flax, jax or msgpack.
 
-Source: google/flax@00a973a, flax/serialization.py: `_MsgpackExtType`, `_ndarray_to_bytes`, `_msgpack_ext_pack`, `_chunk`.
+Source: google/flax@00a973a, flax/serialization.py: `_MsgpackExtType`, `_ndarray_to_bytes`, `_msgpack_ext_pack` and
+`_chunk`.
 """
 
 from __future__ import annotations

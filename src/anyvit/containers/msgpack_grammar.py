@@ -127,11 +127,9 @@ class Values(Cursor):
         return Extension(code, *self.skip(size))
 
     def _list(self, count: int, depth: int) -> list[Any]:
-        self.room(count)
         return [self.value(depth + 1) for _ in range(count)]
 
     def _map(self, count: int, depth: int) -> dict[str, Any]:
-        self.room(2 * count)
         found: dict[str, Any] = {}
         for key in self._keys(count, depth):
             if key in found:

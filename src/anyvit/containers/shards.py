@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from anyvit.containers import single, sniff
+from anyvit.containers import checksums, single, sniff
 from anyvit.errors import FileError, UnsafeError
 from anyvit.lazy import Checkpoint, Lazy, Note
 
@@ -138,7 +138,25 @@ def unlisted(folder: Path, name: str, used: Sequence[str] = ()) -> tuple[Note, .
     return (Note("stray", tuple(extra), cause, "remove them if they are left from another save"),) if extra else ()
 
 
+def _check_one_save(folder: Path, parts: Sequence[Checkpoint]) -> None:
+    """Shards that anyvit wrote all repeat the same record; after a save that was killed they may not."""
+    records = {
+        part.path: {k: v for k, v in part.metadata.items() if k.startswith(checksums.PREFIX) and k != checksums.KEY}
+        for part in parts
+    }
+    first = next(iter(records.values()), {})
+    other = [PurePosixPath(path).name for path, record in records.items() if record != first]
+    if other:
+        raise FileError(
+            f"the shards in {folder} are of two conversions",
+            names=other,
+            usual="a conversion into a folder that held another model was killed at its very end",
+            remedy="convert again",
+        )
+
+
 def _checkpoint(folder: Path, parts: Sequence[Checkpoint], tensors: dict[str, Lazy], notes: list[Note]) -> Checkpoint:
+    _check_one_save(folder, parts)
     extras = {key: value for part in reversed(parts) for key, value in part.extras.items()}
     checks = [part.verify for part in parts if part.verify is not None]
     return Checkpoint(

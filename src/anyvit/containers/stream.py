@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from anyvit.containers.files import LocalFile
 from anyvit.dtypes import np_dtype
 from anyvit.lazy import Lazy
 
 Seal = Callable[[], Mapping[str, str]]
 """What a writer calls when all tensors are written, before the file takes its name; gives metadata known only then."""
-STEP = 4 << 20
-"""Bytes handed on at a time; two of them fit in the 8 MB that a writer may hold."""
+STEP = 1 << 20
+"""Bytes handed on at a time: few enough to stay in the processor's cache between reading and writing."""
 
 
 def chunks(lazy: Lazy, step: int = STEP) -> Iterator[bytes | memoryview]:
     """The tensor as little-endian bytes in C order, at most `step` bytes at a time.
 
     A tensor made of byte ranges is read range by range; only one whose values must be computed is held as a whole.
+    A part is valid until the next one is asked for: they may share one buffer.
 
     Example:
         >>> import numpy as np
@@ -27,11 +29,17 @@ def chunks(lazy: Lazy, step: int = STEP) -> Iterator[bytes | memoryview]:
     if lazy.pieces is None:
         yield from _from_memory(lazy, step)
         return
+    room = memoryview(bytearray(min(step, max((piece.size for piece in lazy.pieces), default=0))))
     for piece in lazy.pieces:
         at, end = piece.offset, piece.offset + piece.size
         while at < end:
-            yield piece.source.read(at, min(step, end - at))
-            at += step
+            size = min(step, end - at)
+            if isinstance(piece.source, LocalFile):
+                piece.source.read_into(at, room[:size])
+                yield room[:size]
+            else:
+                yield piece.source.read(at, size)
+            at += size
 
 
 def _from_memory(lazy: Lazy, step: int) -> Iterator[memoryview]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyvit.dialects.timm import ALL_BIASES, POS, B
-from anyvit.rules import Dialect, R, Rule, respell
+from anyvit.rules import Dialect, R, respell
 
 _BLOCK = "Transformer/encoderblock_{i}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"

@@ -42,7 +42,11 @@ HF_CLIP = Dialect(
 )
 
 HF_CLIP_MEMORY = replace(
-    HF_CLIP, name="hf-clip-memory", title="Hugging Face CLIPVisionModel in the memory of transformers 5", root="", tower="vision_model."
+    HF_CLIP,
+    name="hf-clip-memory",
+    title="Hugging Face CLIPVisionModel in the memory of transformers 5",
+    root="",
+    tower="vision_model.",
 )
 
 DIALECTS = (HF_CLIP, HF_CLIP_MEMORY)

@@ -1,11 +1,14 @@
 """What tensors do not say, by lineage: each fact with its source.
 
-A dialect is a spelling; a lineage is where weights come from. DINO, MoCo v3, MAE and DeiT share one spelling and differ in
+A dialect is a spelling; a lineage is where weights come from. DINO, MoCo v3, MAE and DeiT share one spelling and
+differ in
 heads, recipes for positions and preprocessing. A lineage is chosen by its signs, the first in the table whose signs all
 hold; the last lineage of a dialect has no signs.
 
-Signs: `has R` a full name of the file matches the regular expression R; `lacks R` none does; `under R`, `bare R` the same
-for names below the prefix; `prefix R`; `file R` the file's name; `canon N` / `no N` a canonical name is present / absent
+Signs: `has R` a full name of the file matches the regular expression R; `lacks R` none does; `under R`, `bare R` the
+same
+for names below the prefix; `prefix R`; `file R` the file's name; `canon N` / `no N` a canonical name is present /
+absent
 (blocks by block 0); `container C`; `width N` embed_dim is N; `stores N T …` canonical N is stored as element type T.
 """
 
@@ -33,6 +36,8 @@ EVA_MIM_ROPE = Rope(layout="interleaved", coords="index")
 DINOV3_ROPE = Rope(base=100.0, layout="half", coords="normalized", span="head")
 CROCO_ROPE = Rope(base=100.0, layout="half", coords="index")
 PE_ROPE = Rope(layout="interleaved", coords="index1", first="column")
+AXIAL_ROPE = Rope(base=100.0, layout="interleaved", coords="index", first="column")
+MIXED_ROPE = Rope(base=10.0, layout="interleaved", coords="index", first="column", mixed=True)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ WIDE = {64: 2, 96: 3, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1792: 16
 """Head counts of wide models, whose heads are not 64 channels.
 
 Source: Zhai et al. 2022 (arXiv:2106.04560) table 2 (g 1408, G 1664, 16 heads), MAE models_mae.py (huge, 16 heads),
-big_vision configs so400m (1152, 16 heads), EVA-CLIP configs (1408: 88, 1792: 112), InternVL configs (3200, 25 heads), DINOv2 and C-RADIO giant (1536, 24 heads).
+big_vision configs so400m (1152, 16 heads), EVA-CLIP configs (1408: 88, 1792: 112), InternVL configs (3200, 25 heads),
+DINOv2 and C-RADIO giant (1536, 24 heads).
 """
 
 GIANT = {**WIDE, 1536: 16}
@@ -139,17 +145,38 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
     Lineage(
-        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_prefix": True, **HALF},
-        "timm/models/eva.py vit_pe_core_*", ("canon embed.norm.weight", "canon pool.query"), heads=GIANT,
+        "timm-pe", ("timm-eva",),
+        {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_prefix": True, "pool_heads": 8, **HALF},
+        "timm/models/eva.py vit_pe_core_*: attn_pool_num_heads=8", ("canon embed.norm.weight", "canon pool.query"), heads=GIANT,
     ),
     Lineage(
-        "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
+        "timm-rope-mixed", ("timm-eva",), {"eps": 1e-6, "rope": MIXED_ROPE, "resample": "timm", **IMAGENET},
+        "timm/models/eva.py vit_*_rope_mixed_*", ("canon rope.freqs",),
+    ),
+    Lineage(
+        "timm-rope-axial", ("timm-eva",), {"eps": 1e-6, "rope": AXIAL_ROPE, "resample": "timm", **IMAGENET},
         "timm/models/eva.py vit_*_rope_ape_*",
         ("container safetensors", "under blocks\\.0\\.gamma_1", "canon blocks.{i}.attn.k.bias", "no embed.reg"),
     ),
     Lineage(
+        "timm-rope-axial", ("timm-eva",), {"eps": 1e-6, "rope": AXIAL_ROPE, "resample": "timm", **IMAGENET},
+        "timm/models/eva.py vit_*_rope_224", ("no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
+    ),
+    Lineage(
         "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
-        "timm/models/eva.py vit_*_rope_*", ("no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
+        "timm/models/eva.py vit_*_rope_reg*_gap_*: registers without a class token, ref_feat_shape 16",
+        ("canon embed.reg", "no embed.pos", "no embed.cls"),
+    ),
+    Lineage(
+        "timm-rpn", ("timm",), {"eps": 1e-6, "act": "gelu", "resample": "timm", "block_norm": "post"},
+        "timm/models/vision_transformer.py vit_base_patch16_rpn_224: ResPostBlock, under the names of pre-norm models",
+        ("no blocks.{i}.attn.q.bias", "canon fc_norm.weight", "canon embed.pos", "no blocks.{i}.ls1", "no embed.cls",
+         "no embed.reg", "no embed.patch_norm.weight"), heads=WIDE,
+    ),
+    Lineage(
+        "eva-clip-enormous", ("eva-clip", "timm-eva", "open_clip-eva"), {"eps": 1e-6, "resample": "eva", "block_norm": "post", **CLIP},
+        "EVA-CLIP model_configs EVA02-CLIP-bigE-14.json: postnorm, under the names of pre-norm models",
+        ("width 1792", "no blocks.{i}.attn.k.bias"), heads=WIDE,
     ),
     Lineage(
         "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},

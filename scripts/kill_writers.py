@@ -1,0 +1,110 @@
+"""Kills converting processes at random moments and looks at what is left.
+
+Each child converts one of two models into the same target, over and over; it is killed (SIGKILL) after a random time.
+Afterwards the target is the whole file of one of the two, or (before the first was ready) is not there.
+
+    python scripts/kill_writers.py FOLDER --kills 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+import anyvit
+from anyvit.containers import open_checkpoint
+
+DIM, DEPTH = 192, 4
+TARGETS = ("x.safetensors", "x.pth", "x.npz", "folder")
+
+
+def state(seed: int) -> dict[str, np.ndarray]:
+    """A ViT of random weights in DINO's names, about 7 MB."""
+    draw = np.random.default_rng(seed)
+    shapes = {"cls_token": (1, 1, DIM), "pos_embed": (1, 17, DIM), "patch_embed.proj.weight": (DIM, 3, 4, 4)}
+    shapes |= {"patch_embed.proj.bias": (DIM,), "norm.weight": (DIM,), "norm.bias": (DIM,)}
+    for i in range(DEPTH):
+        for name, shape in (
+            ("norm1.weight", (DIM,)), ("norm1.bias", (DIM,)), ("norm2.weight", (DIM,)), ("norm2.bias", (DIM,)),
+            ("attn.qkv.weight", (3 * DIM, DIM)), ("attn.qkv.bias", (3 * DIM,)), ("attn.proj.weight", (DIM, DIM)),
+            ("attn.proj.bias", (DIM,)), ("mlp.fc1.weight", (4 * DIM, DIM)), ("mlp.fc1.bias", (4 * DIM,)),
+            ("mlp.fc2.weight", (DIM, 4 * DIM)), ("mlp.fc2.bias", (DIM,)),
+        ):  # fmt: skip
+            shapes[f"blocks.{i}.{name}"] = shape
+    return {name: draw.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
+
+
+def convert(weights: dict[str, np.ndarray], target: Path) -> None:
+    """Writes one model, as a folder of shards where the target is one."""
+    anyvit.convert(weights, target, "hf-vit", heads=3, shard_size=None if target.suffix else 2_000_000)
+
+
+def content(target: Path) -> bytes | None:
+    """What lies under the target's name; None for nothing."""
+    if target.is_dir():
+        shown = [path for path in sorted(target.iterdir()) if path.name[0] != "."]
+        return b"".join(path.name.encode() + path.read_bytes() for path in shown)
+    return target.read_bytes() if target.exists() else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    draw, models = random.Random(args.seed), [state(0), state(1)]
+    sound: dict[str, list[bytes | None]] = {}
+    for name in TARGETS:
+        sound[name] = []
+        for seed, weights in enumerate(models):
+            other = args.folder / f"sound{seed}-{name}"
+            start = time.perf_counter()
+            convert(weights, other)
+            took = time.perf_counter() - start
+            sound[name].append(content(other))
+    left: Counter[str] = Counter()
+    for kill in range(args.kills):
+        target = args.folder / TARGETS[kill % len(TARGETS)]
+        child = os.fork()
+        if child == 0:
+            while True:
+                convert(models[0], target)
+                convert(models[1], target)
+        time.sleep(draw.random() * 3 * took)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = content(target)
+        if found is None:
+            left["nothing yet"] += 1
+        elif found in sound[target.name]:
+            left["one of the two, whole"] += 1
+        elif target.is_dir() and refused(target):
+            left["a folder between two conversions, refused when opened"] += 1
+        else:
+            print(f"kill {kill}: {target} is neither of the two")
+            return 1
+    print(f"{args.kills} kills: " + ", ".join(f"{count} × {what}" for what, count in left.most_common()))
+    return 0
+
+
+def refused(folder: Path) -> bool:
+    """Whether a folder whose files are of two conversions is not taken for a model."""
+    try:
+        opened = open_checkpoint(folder)
+    except anyvit.AnyvitError:
+        return True
+    config = "config.json" in opened.siblings
+    return config and len({str(note.kind) for note in opened.notes} & {"stray", "missing", "misplaced"}) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

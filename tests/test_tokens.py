@@ -1,0 +1,93 @@
+"""Registers added and removed: seeded, in order, said not to be exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="models are run")
+
+from support import adapting  # noqa: E402
+
+import anyvit  # noqa: E402
+from anyvit.errors import BadArgument  # noqa: E402
+from anyvit.lazy import from_array  # noqa: E402
+from anyvit.spec import Spec  # noqa: E402
+from anyvit.tokens import registers  # noqa: E402
+
+PICTURE = adapting.pixels()
+
+
+def load(source: Any, **options: Any) -> Any:
+    return anyvit.load(source, heads=2, dialect="timm", **options)
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 4), (2, 5), (4, 1), (3, 0)])
+def test_old_registers_stay_in_order_and_new_ones_follow(old: int, new: int) -> None:
+    source = adapting.state(registers=old, cls_row=False)
+    vit = load(source, registers=new)
+    assert vit.spec.num_registers == new and vit(PICTURE).tokens.shape[1] == 1 + new + 9
+    if new == 0:
+        assert vit.embed.reg is None and vit(PICTURE).registers is None
+        return
+    kept = min(old, new)
+    if kept:
+        assert torch.equal(vit.embed.reg[:kept], source["reg_token"][0, :kept])
+    fresh = vit.embed.reg[kept:].detach()
+    if new > old:
+        assert 0.01 < float(fresh.std()) < 0.03 and float(fresh.abs().max()) <= 0.04
+        assert torch.equal(vit.embed.reg, load(source, registers=new).embed.reg)
+        assert len({tuple(row.tolist()) for row in fresh}) == new - old
+
+
+@pytest.mark.parametrize(("old", "new", "kind"), [(0, 2, "new"), (2, 0, "ignored")])
+def test_the_change_is_said_and_is_one(old: int, new: int, kind: str) -> None:
+    source = adapting.state(registers=old, cls_row=False)
+    before, after = load(source), load(source, registers=new)
+    assert any("registers" in f.cause and "the function changes" in f.cause for f in after.report.of(kind))
+    with torch.no_grad():
+        assert float((before(PICTURE).cls - after(PICTURE).cls).abs().max()) > 1e-5
+
+
+def test_as_many_as_there_are_changes_nothing() -> None:
+    spec = Spec(num_registers=2)
+    assert registers({}, spec, 2).spec is spec
+
+
+def test_rows_of_the_position_table_go_with_their_registers() -> None:
+    rng = np.random.default_rng(0)
+    prefix, reg = rng.standard_normal((4, 6)), rng.standard_normal((3, 6))
+    tensors = {"embed.pos_prefix": from_array(prefix, "pos"), "embed.reg": from_array(reg, "reg")}
+    done = registers(tensors, Spec(embed_dim=6, num_registers=3, pos_prefix=4), 1)
+    np.testing.assert_array_equal(done.tensors["embed.pos_prefix"].read(), prefix[:2])
+    np.testing.assert_array_equal(done.tensors["embed.reg"].read(), reg[:1])
+    assert done.spec.pos_prefix == 2
+    none = registers(tensors, Spec(embed_dim=6, num_registers=3, pos_prefix=4, num_cls=0), 0)
+    assert "embed.pos_prefix" not in none.tensors and none.spec.pos_prefix == 0
+    assert set(tensors) == {"embed.pos_prefix", "embed.reg"}
+
+
+def test_new_registers_have_the_type_of_the_file() -> None:
+    tensors = {"embed.cls": from_array(np.ones((1, 6), "float16"), "cls")}
+    assert registers(tensors, Spec(embed_dim=6), 2).tensors["embed.reg"].read().dtype == np.float16
+
+
+def test_a_converted_file_has_them(tmp_path: Path) -> None:
+    source = adapting.state(layer_scale=True)
+    anyvit.convert(source, tmp_path / "out", to="hf-dinov2", heads=2, registers=4)
+    found = anyvit.inspect(tmp_path / "out")
+    assert found.match is not None and found.match.dialect.name == "hf-dinov2-with-registers"
+    want = anyvit.load(source, heads=2, registers=4)
+    adapting.close(anyvit.load(tmp_path / "out")(PICTURE).tokens, want(PICTURE).tokens)
+
+
+@pytest.mark.parametrize(("asked", "more", "words"), [
+    (-1, {}, "at least 0"), (True, {}, "an int"), (2, {"window": 7}, "no place for registers"),
+    (2, {"pos_embed": "learned+relpos"}, "no place for registers"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(asked: Any, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadArgument, match=words):
+        registers({}, Spec(**more), asked)
