@@ -240,7 +240,7 @@ def _translate(
     waiting = [f for f in run.faults if _is_table(f)]
     if not waiting:
         return run, []
-    rows, count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts, values)
+    count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts, values)
     if count is None:
         return run, findings
     table = read({n: tensors[n] for n in waiting[0].names}, match.dialect, match.prefix, {**sizes, "k": count})
@@ -263,7 +263,7 @@ Source: NVlabs/RADIO, RADIOv2.5: one class token for each of four teachers; the 
 
 def _prefix_rows(
     name: str, tensors: Mapping[str, Lazy], canonical: Mapping[str, Lazy], facts: dict[str, Fact], values: bool
-) -> tuple[int, int | None, list[Finding]]:
+) -> tuple[int | None, list[Finding]]:
     """How many rows of a position table belong to prefix tokens: the one count that leaves a valid grid.
 
     (n − 1)(n + 1) + 1 = n², so a table of n² rows beside a cls token may also be 13 × 15 and cls; that is said.
@@ -277,7 +277,7 @@ def _prefix_rows(
     if grid is not None:
         for count in options:
             if rows - count == grid[0] * grid[1]:
-                return rows, count, []
+                return count, []
         if facts.get("grid") is not None and facts["grid"].source.startswith("the argument"):
             raise BadArgument(
                 f"grid={grid} does not fit the position table", names=[name], found=f"{rows} rows",
@@ -312,7 +312,7 @@ def _prefix_rows(
         other = f"{side - 1} × {side + 1} with a row for cls" if cls == 1 else "a table with prefix rows"
         cause = f"the position table is read as {side} × {side} without a row for cls; it could also be {other}"
         findings.append(Finding("assumed", (name,), cause, f"grid=({side - 1}, {side + 1})"))
-    return rows, count, findings
+    return count, findings
 
 
 def _seen_grid(table: Lazy, options: Sequence[int]) -> tuple[tuple[int, int, int], str] | None:
