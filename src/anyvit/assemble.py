@@ -50,6 +50,7 @@ def build_vit(
     dialect = dialects.get("anyvit-dit" if spec.condition == "dit" else "anyvit")
     wanted = model.state_dict()
     needs = [f"blocks.{i}.attn.k.bias" for i in range(spec.depth) if f"blocks.{i}.attn.qkv.bias" in wanted]
+    tensors = {**tensors, **{n: _zero_bias(tensors, n) for n in expected.zero_biases(tensors)}}
     written = fit.express(tensors, spec, dialect, requires=[n for n in needs if n not in tensors])
     given = {n: t for n, t in written.run.tensors.items() if n not in IGNORED}
     given = {**_computed(wanted, spec), **given}
@@ -75,6 +76,10 @@ def _measured(model: ViT) -> Finding:
     depth = model.spec.depth
     cause = f"measured under a random condition: max |Δ| {conditioning(model):.3g}"
     return Finding("new", (), f"{cause} (modulation of all {depth} blocks, tokens after the first)")
+
+
+def _zero_bias(tensors: Mapping[str, Lazy], name: str) -> Lazy:
+    return zeros(tensors[name.replace("bias", "weight")].shape[:1], "float32")
 
 
 def _computed(wanted: Mapping[str, torch.Tensor], spec: Spec) -> dict[str, Lazy]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from anyvit.canon import B
 from anyvit.lazy import Lazy
@@ -163,10 +163,39 @@ def _pool(spec: Spec) -> Named:
 
 
 def zero_biases(tensors: Mapping[str, Lazy]) -> list[str]:
-    """Biases of heads that are absent beside their matrices."""
+    """Biases of heads that are absent beside their matrices, where zeros say the same."""
     return [name for name in ZERO if name not in tensors and name.replace("bias", "weight") in tensors]
 
 
-def _spell(tensors: Mapping[str, Lazy], name: str) -> str:
-    tensor = tensors.get(name)
-    return tensor.origin[0] if tensor is not None and tensor.origin else name
+def differences(tensors: Mapping[str, Lazy], spec: Spec, spell: Callable[[str], str]) -> list[Finding]:
+    """What keeps tensors from filling the model that their own Spec describes, each tensor of it.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        spec: the architecture that was inferred from them.
+        spell: canonical name → name in the file's own words, for messages.
+    """
+    wanted, zeros = shapes(spec), zero_biases(tensors)
+    missing = [name for name in wanted if name not in tensors and name not in zeros]
+    surplus = [name for name in tensors if name not in wanted and name not in UNUSED]
+    wrong = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name]]
+    findings = []
+    if missing:
+        names = fold(dict.fromkeys(spell(name) for name in missing))
+        cause = f"{len(missing)} tensors that the rest of the file asks for are missing"
+        findings.append(Finding("missing", names, cause, "the file was cut or edited; get it whole", True))
+    if surplus:
+        cause = f"{len(surplus)} tensors have no place beside the rest of the file"
+        findings.append(Finding("unexplained", _origins(tensors, surplus), cause, "anyvit dialects lists what is known", True))
+    if wrong:
+        found, want = (", ".join(dict.fromkeys(str(of(n)) for n in wrong[:3])) for of in (lambda n: tensors[n].shape, wanted.get))
+        cause = f"another shape than the rest of the file asks for: found {found}, expected {want}"
+        findings.append(Finding("shape", _origins(tensors, wrong), cause, "the file mixes two models, or was edited", True))
+    if zeros:
+        cause = "a head without a bias: zeros take its place"
+        findings.append(Finding("assumed", tuple(spell(name) for name in zeros), cause))
+    return findings
+
+
+def _origins(tensors: Mapping[str, Lazy], names: Iterable[str]) -> tuple[str, ...]:
+    return fold(dict.fromkeys(origin for name in names for origin in tensors[name].origin or (name,)))

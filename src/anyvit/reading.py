@@ -9,7 +9,7 @@ from math import isqrt, prod
 from pathlib import PurePath
 from typing import Any
 
-from anyvit import canon, configs, conform, diagnose, dialects, rewrite, weight_sets
+from anyvit import canon, configs, conform, diagnose, dialects, expected, rewrite, weight_sets
 from anyvit.dialects import lineages
 from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
@@ -126,6 +126,8 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         findings += grouped
     findings += _problems(match, run, canonical, tensors)
     findings += _doubts(spec, canonical, ask, facts, run)
+    if spec is not None and not any(finding.fatal for finding in findings):
+        findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     fates = _fates(tensors, match, run)
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
@@ -288,11 +290,7 @@ def _prefix_rows(
     if seen is not None:
         facts["grid"] = Fact(seen[0][1:], "measured", f"the weights: {seen[1]}")
         cause = f"the position table is read as {seen[0][1]} × {seen[0][2]}: {seen[1]}"
-        return (
-            rows,
-            seen[0][0],
-            [Finding("assumed", (name,), cause, f"grid=({seen[0][2]}, {seen[0][1]}) is its mirror")],
-        )
+        return seen[0][0], [Finding("assumed", (name,), cause, f"grid=({seen[0][2]}, {seen[0][1]}) is its mirror")]
     if not square:
         left = rows - options[0]
         shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
@@ -300,11 +298,7 @@ def _prefix_rows(
             f"the grid of the position table cannot be told: {rows} rows, {left} without {options[0]} prefix rows, "
             "is no square"
         )
-        return (
-            rows,
-            None,
-            [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)],
-        )
+        return None, [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)]
     count = square[0]
     findings = []
     side = isqrt(rows - count)
