@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="modules need torch")
@@ -14,7 +15,9 @@ from support import peers as tiny  # noqa: E402
 import anyvit  # noqa: E402
 from anyvit.api import load, load_into  # noqa: E402
 from anyvit.errors import BadArgument, Incomplete, NotAViT, Unsayable  # noqa: E402
+from anyvit.into import _with_modulation as with_modulation  # noqa: E402
 from anyvit.into import optional  # noqa: E402
+from anyvit.lazy import from_array  # noqa: E402
 from anyvit.spec import Spec  # noqa: E402
 from anyvit.target import differences  # noqa: E402
 
@@ -225,6 +228,15 @@ def test_modulation_that_the_file_lacks_is_zero_and_changes_nothing() -> None:
     conditioned = target(tiny.pixels(12, 12), condition)
     assert torch.equal(conditioned, target(tiny.pixels(12, 12)))
     tiny.assert_close(conditioned, source(tiny.pixels(12, 12)))
+
+
+def test_gates_that_the_file_lacks_are_open() -> None:
+    parts = ("shift1", "scale1", "gate1", "shift2", "scale2", "gate2")
+    names = [f"blocks.0.adaln.{part}.{kind}" for part in parts for kind in ("weight", "bias")]
+    goal = {n: from_array(np.full((2, 2) if n.endswith("weight") else (2,), 7.0, "float32"), n) for n in names}
+    made, findings = with_modulation({}, goal)
+    assert {n for n, t in made.items() if t.read().any()} == {"blocks.0.adaln.gate1.bias", "blocks.0.adaln.gate2.bias"}
+    assert len(findings) == 1
 
 
 def test_modulation_of_unknown_names_is_zero_too() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from anyvit import dialects, fit, integrity
+from anyvit import dialects, expected, fit, integrity
 from anyvit.errors import Incomplete
 from anyvit.lazy import Checkpoint, Lazy, from_array
 from anyvit.report import Finding, Report, fold
+from anyvit.rewrite import zeros
 from anyvit.spec import Spec
 from anyvit.torch_io import to_torch, widened
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 LIMIT = 1_900
@@ -55,7 +56,7 @@ class AnyvitError(Exception):
         end = "".join(tail)
         head = clip(self.cause, max(200, LIMIT - len(end) - 200))
         room = LIMIT - len(head) - len(end)
-        return head + (": " + listing(self.names, room) if self.names else "") + end
+        return printable(head + (": " + listing(self.names, room) if self.names else "") + end)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.cause, self.names, self.found, self.expected, self.usual, self.remedy))
@@ -107,6 +108,19 @@ def needs(extra: str, package: str, job: str) -> MissingExtra:
 def _rebuild(kind: type[AnyvitError], cause: str, names: Sequence[str], *rest: object) -> AnyvitError:
     found, expected, usual, remedy = rest
     return kind(cause, names=names, found=found, expected=expected, usual=usual, remedy=remedy)  # type: ignore[arg-type]
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text in which what would steer a terminal (escape sequences, a change of direction) is written out.
+
+    Example:
+        >>> print(printable("a\\x1b[2J"))
+        a\\x1b[2J
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def clip(text: str, room: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from anyvit.canon import B
 from anyvit.lazy import Lazy
+from anyvit.report import Finding, fold
 from anyvit.spec import Spec, pair
 
 Shape = tuple[int, ...]

@@ -50,11 +50,10 @@ def unfillable(module: nn.Module, filled: Collection[str]) -> None:
     """
     lost = []
     for path, part in module.named_modules():
-        maker = _maker(module, part, buffers=True)
         for name, buffer in part.named_buffers(recurse=False):
             full = f"{path}.{name}" if path else name
-            if buffer.is_meta and full not in filled and name != "position_ids" and maker is None:
-                lost.append(full)
+            if buffer.is_meta and full not in filled and name != "position_ids":
+                lost += [] if _maker(module, part, buffers=True) else [full]
     if lost:
         raise Incomplete(
             "buffers on the meta device are not in the file, and the module has no method that computes them",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from anyvit.errors import Ambiguous, AnyvitError, Incomplete, NotAViT, listing
+from anyvit.errors import Ambiguous, AnyvitError, Incomplete, NotAViT, listing, printable
 from anyvit.spec import Fact, Spec
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Finding:
         text = f"{self.kind}: {self.cause}"
         if self.names:
             text += f" [{listing(self.names, 300)}]"
-        return text + (f"\n    → {self.remedy}" if self.remedy else "")
+        return printable(text + (f"\n    → {self.remedy}" if self.remedy else ""))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anyvit.errors import listing
+from anyvit.errors import listing, printable
 from anyvit.report import Finding, Report
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def findings(report: Report, style: Style = PLAIN) -> str:
         mark = style.bad("✗") if finding.fatal else "·"
         counted = finding.kind == "outside" and finding.cause[:1].isdigit()
         names = "" if counted and not finding.fatal else listing(finding.names, 300 if finding.fatal else 60)
-        text = f"{finding.kind}: {finding.cause}" + (f" [{names}]" if names else "")
+        text = printable(f"{finding.kind}: {finding.cause}" + (f" [{names}]" if names else ""))
         lines += _item(text, finding.remedy, mark, style)
     if doubts and report.spec is not None and report.ok:
         lines += _assumed(doubts, report.spec, style)

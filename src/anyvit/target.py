@@ -11,7 +11,7 @@ from anyvit.lazy import Lazy
 from anyvit.module import checkpoint_of, facts_of, real_names
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Finding
-from anyvit.spec import Spec
+from anyvit.spec import Fact, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,11 +27,13 @@ class Target:
         module: the module.
         reading: its names and shapes, read as if it were a file.
         real: the name that is recognised → the module's own.
+        facts: what it computes, which its tensors do not say.
     """
 
     module: nn.Module
     reading: Reading
     real: Mapping[str, str]
+    facts: Mapping[str, Fact]
 
     @property
     def tensors(self) -> Tensors:
@@ -58,6 +60,7 @@ def recognise_module(module: nn.Module) -> Target:
     """
     checkpoint = checkpoint_of(module)
     reading = understand(checkpoint)
+    facts: dict[str, Fact] = {}
     if reading.match is not None:
         facts = facts_of(module, reading.match.prefix)
         if "grid" in facts and (reading.spec is None or reading.spec.grid != facts["grid"].value):
@@ -72,10 +75,10 @@ def recognise_module(module: nn.Module) -> Target:
             remedy="anyvit.load(…).state_dict() has the tensors by plain names; or describe these names in a Dialect",
         )
     spec = reading.spec
-    for name, fact in facts_of(module, reading.match.prefix).items():
+    for name, fact in facts.items():
         if name in ("eps", "act", "num_heads"):
             spec = spec.with_facts("given", fact.source, **{name: fact.value})
-    return Target(module, replace(reading, spec=spec), real_names(checkpoint))
+    return Target(module, replace(reading, spec=spec), real_names(checkpoint), facts)
 
 
 def _with_grid(reading: Reading, grid: tuple[int, int]) -> Reading:
@@ -127,9 +130,8 @@ def contradictions(spec: Spec, target: Target, fitted: Tensors) -> list[Finding]
         target: the module.
         fitted: the canonical tensors that the module gets.
     """
-    assert target.reading.match is not None
     findings = []
-    for name, fact in facts_of(target.module, target.reading.match.prefix).items():
+    for name, fact in target.facts.items():
         own: Any = getattr(spec, name, None)
         if name not in ("eps", "act", "num_heads", "pool") or (name == "act" and spec.ffn != "mlp"):
             continue
