@@ -73,7 +73,8 @@ def test_there_and_back_is_exact(options: dict[str, Any], one: str, two: str, se
         there, second = through(here, two)
     except Unsayable:
         return
-    if any("but for rounding" in f.cause or f.kind == "unsayable" for f in second.fitted.findings):
+    said = " ".join(str(f) for f in second.fitted.findings)
+    if any(word in said for word in ("but for rounding", "unsayable", "prefix rows")):
         return
     back, last = through(there, one)
     assert set(last.tensors) >= set(first.tensors)
@@ -143,18 +144,17 @@ def test_what_the_targets_models_always_have_is_insisted_on(tmp_path: Path) -> N
 
 
 def test_rotary_positions_are_not_lost_in_silence(tmp_path: Path) -> None:
-    source = export.say(rotary(), "dinov3").tensors
+    source = Checkpoint(export.say(rotary(), "dinov3").tensors, "torch")
     for to in ("mmpretrain", "timm-naflex", "hf-vit"):
         for out in ("x", "x.safetensors"):
-            with pytest.raises(Unsayable, match="rope|embed.pos"):
-                convert(source, tmp_path / out, to, heads=3)
+            with pytest.raises(Unsayable, match=r"rope|embed\.pos"):
+                convert(source, tmp_path / out, to, heads=3, dialect="dinov3")
     assert not list(tmp_path.iterdir())
 
 
 def rotary() -> Adapted:
     """A DINOv3 without a position table."""
     weights = {n: t for n, t in state(layer_scale=True, qkv_bias=False).items() if n != "pos_embed"}
-    weights["storage_tokens"] = torch.ones(1, 4, 12)
     return adapted(weights, dialect="dinov3", heads=3)
 
 

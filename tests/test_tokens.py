@@ -52,6 +52,12 @@ def test_the_change_is_said_and_is_one(old: int, new: int, kind: str) -> None:
         assert float((before(PICTURE).cls - after(PICTURE).cls).abs().max()) > 1e-5
 
 
+def test_a_new_register_is_the_same_however_many_there_were() -> None:
+    two, three = ({"embed.reg": from_array(np.ones((n, 6), "float32"), "reg")} for n in (2, 3))
+    one, other = (registers(t, Spec(embed_dim=6, num_registers=n), 5) for t, n in ((two, 2), (three, 3)))
+    np.testing.assert_array_equal(one.tensors["embed.reg"].read()[3:], other.tensors["embed.reg"].read()[3:])
+
+
 def test_as_many_as_there_are_changes_nothing() -> None:
     spec = Spec(num_registers=2)
     assert registers({}, spec, 2).spec is spec

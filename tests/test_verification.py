@@ -22,9 +22,11 @@ import anyvit  # noqa: E402
 from anyvit import pairs  # noqa: E402
 from anyvit.errors import BadArgument, NotAViT  # noqa: E402
 from anyvit.model import ViT  # noqa: E402
+from anyvit.sides import open_side  # noqa: E402
 from anyvit.spec import Rope, Spec  # noqa: E402
+from anyvit.trials import Guess, Trial  # noqa: E402
 from anyvit.verification import LayerDiff, Verification, verify  # noqa: E402
-from anyvit.watching import as_tokens, run_vit  # noqa: E402
+from anyvit.watching import as_tokens, run, run_vit  # noqa: E402
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2}
 WIDTH = 128
@@ -360,6 +362,7 @@ def test_other_facts(state: dict[str, Tensor], fact: str, value: Any, words: str
     result = verify(own(state), own(state, **{fact: value}))
     if words is None:
         assert result.ok and any(fact in finding.names for finding in result.findings)
+        assert "tokens" in [layer.name for layer in result.layers]
     else:
         assert not result.ok and result.cause is not None and result.cause.startswith(words)
 
@@ -423,7 +426,7 @@ def test_the_models_own_noise_is_allowed(state: dict[str, Tensor]) -> None:
 
 
 def test_hooks_are_removed_and_modes_put_back(build: Callable[..., nn.Module]) -> None:
-    module = build(drop_rate=0.5).train()
+    module = build(proj_drop_rate=0.5).train()
     module.blocks[1].eval()
     before = deepcopy(module.state_dict())
     assert verify(build(), module).ok
@@ -435,7 +438,7 @@ def test_hooks_are_removed_and_modes_put_back(build: Callable[..., nn.Module]) -
 
 def test_hooks_are_removed_after_a_failure(build: Callable[..., nn.Module]) -> None:
     module = build()
-    with pytest.raises(BadArgument, match="timm VisionTransformer .b. cannot be run") as error:
+    with pytest.raises(BadArgument, match=r"timm VisionTransformer \(b\) cannot be run") as error:
         verify(build(dynamic_img_size=True), module, image_size=48)
     assert "image_size=" in str(error.value)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
@@ -483,6 +486,51 @@ def test_a_module_that_nobody_described() -> None:
     assert result.first == "blocks.1" and "fit no known layout" in str(result.cause)
     with pytest.raises(NotAViT):
         verify(one, nn.Linear(3, 3))
+
+
+class InPlace(nn.Module):
+    """A block that writes over its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.add_(self.linear(x))
+
+
+def test_layers_are_kept_as_they_were() -> None:
+    module = randomise(Own())
+    module.stages = nn.ModuleList(InPlace() for _ in range(2))
+    pixels = torch.randn(2, 3, 32, 32)
+    trace = run(open_side("a", module), pixels, None)
+    tokens = module.cut(pixels).flatten(2).transpose(1, 2)
+    assert torch.equal(trace["embed"], tokens)
+    assert torch.equal(trace["blocks.0"], tokens + module.stages[0].linear(tokens))
+
+
+def test_noise_is_no_reason_to_change_a_fact(state: dict[str, Tensor]) -> None:
+    """An epsilon that comes a little nearer by chance is not taken for the one that was used."""
+    vit, pixels = own(state), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        trace = run_vit(vit, pixels)
+    noisy = {**trace, "blocks.0": trace["blocks.0"] * (1 + 1e-7)}
+    trial = Trial(vit.state_dict(), vit.spec, "blocks.0", (noisy, trace), pixels, None, 1e-4)
+    group = [Guess("eps", eps, {"eps": eps}) for eps in (1.1e-6, 1e-6, 0.9e-6, 1e-8)]
+    assert [trial.settled(group, {}, side) for side in (0, 1)] == [Guess(), Guess()]
+    assert trial.settled([Guess("act", "silu", {"act": "silu"})], {"act": "silu"}, 0) is None
+
+
+def test_learned_rotary_frequencies_of_the_block() -> None:
+    rope = Rope(mixed=True, layout="interleaved")
+    spec = Spec(
+        embed_dim=32, depth=3, num_heads=2, mlp_dim=64, image_size=32, patch_size=8, pos_embed="rope", rope=rope
+    )
+    torch.manual_seed(0)
+    one = randomise(ViT(spec))
+    two = deepcopy(one)
+    two.blocks[2].mlp.act = nn.functional.silu
+    assert str(verify(one, two).cause).startswith("act: a computes with gelu, b with silu")
 
 
 def test_tokens_in_another_order(build: Callable[..., nn.Module]) -> None:

@@ -98,14 +98,16 @@ def _uneven(tensors: Mapping[str, Lazy], present: Sequence[int], spell: Spell) -
         extra = blocks[-1] == -1
         numbers = [n for n in blocks if n >= 0]
         listed = fold(spell(f"blocks.{n}.{name}") for name in names for n in numbers)
-        verb = "stand in" if extra else "are missing from"
-        other = "the other blocks lack them" if extra else "the other blocks have them"
-        cause = f"{len(names)} tensors {verb} block{'s' * (len(numbers) > 1)} {ranges(numbers)}; {other}"
+        one = len(names) == 1
+        verb = ("stands in" if one else "stand in") if extra else ("is missing from" if one else "are missing from")
+        other = f"the other blocks {'lack' if extra else 'have'} {'it' if one else 'them'}"
+        what = f"{len(names)} tensor{'s' * (not one)} {verb} block{'s' * (len(numbers) > 1)} {ranges(numbers)}"
+        cause = f"{what}; {other}"
         findings.append(Finding("missing", listed, cause, "the file was cut or edited; get it whole", True))
-    return findings + _required(by_name, spell, _parallel(tensors))
+    return findings + _required(by_name, spell, parallel(tensors))
 
 
-def _parallel(tensors: Mapping[str, Lazy]) -> bool:
+def parallel(tensors: Mapping[str, Lazy]) -> bool:
     """Whether one matrix feeds attention and MLP, so that one norm is enough; what else it means the Spec says."""
     query, first = (tensors.get(B.format(i=0) + name) for name in ("attn.q.weight", "mlp.fc1.weight"))
     return query is not None and first is not None and bool(set(query.origin) & set(first.origin))
@@ -115,9 +117,9 @@ def _needed(name: str) -> bool:
     return any(B + name == r for r in REQUIRED) or any(name in mlp for mlp in MLPS)
 
 
-def _required(by_name: Mapping[str, set[int]], spell: Spell, parallel: bool) -> list[Finding]:
+def _required(by_name: Mapping[str, set[int]], spell: Spell, one_norm: bool) -> list[Finding]:
     missing = [name for name in REQUIRED if name.removeprefix(B) not in by_name]
-    missing = [name for name in missing if not (parallel and name.endswith("norm2.weight"))]
+    missing = [name for name in missing if not (one_norm and name.endswith("norm2.weight"))]
     if not any(all(name in by_name for name in mlp) for mlp in MLPS):
         gated = any(name.startswith("mlp.gate") for name in by_name)
         missing += [B + name for name in MLPS[int(gated)] if name not in by_name]

@@ -40,7 +40,7 @@ SIGNS: tuple[Sign, ...] = (
          "dequantise first: model.dequantize()"),
     Sign(r"^v\.blk\.\d+\.", "not a ViT", "GGUF names of llama.cpp (v.blk.N, axes reversed): GGUF is not supported",
          "use the checkpoint that the GGUF file was made from"),
-    Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter: it holds differences, not a model",
+    Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter (lora_A, lora_B): differences to a base model that are not merged into it",
          "merge it into its base model first: model.merge_and_unload()"),
     Sign(r"patch_embed\.backbone\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
          "a hybrid: a convolutional stem (ResNet) stands before plain ViT blocks, the patch embedding works on its output"),
@@ -95,7 +95,7 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     found = signs(names)
     if found:
         return found
-    for test in (_optimizer, _decoder, _squashed, _head, _video):
+    for test in (_optimizer, _decoder, _squashed, _head, _video, _hollow):
         if finding := test(tensors):
             return [finding]
     shown = fold(names)[:8]
@@ -148,6 +148,14 @@ def _video(tensors: Mapping[str, Lazy]) -> Finding | None:
     hits = [n for n, t in tensors.items() if len(t.shape) == 5]
     cause = "a 3-D (video) patch embedding that a 2-D Vision Transformer cannot take"
     return Finding("not a ViT", tuple(hits[:2]), f"{cause}: {tensors[hits[0]].shape}", None, True) if hits else None
+
+
+def _hollow(tensors: Mapping[str, Lazy]) -> Finding | None:
+    kernels = [n for n, t in tensors.items() if "patch" in n and len(t.shape) == 4]
+    if not kernels or any(re.search(r"[._/]\d+[._/]", n) for n in tensors):
+        return None
+    cause = "a patch embedding without transformer blocks"
+    return Finding("not a ViT", tuple(tensors)[:8], cause, "use the checkpoint of the whole model, not one that was filtered", True)
 
 
 def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:

@@ -183,10 +183,10 @@ def differences(tensors: Mapping[str, Lazy], spec: Spec, spell: Callable[[str], 
     findings = []
     if missing:
         names = fold(dict.fromkeys(spell(name) for name in missing))
-        cause = f"{len(missing)} tensors that the rest of the file asks for are missing"
+        cause = f"what the rest of the file asks for is missing ({len(missing)} of {len(wanted)} tensors)"
         findings.append(Finding("missing", names, cause, "the file was cut or edited; get it whole", True))
     if surplus:
-        cause = f"{len(surplus)} tensors have no place beside the rest of the file"
+        cause = f"{len(surplus)} of {len(tensors)} tensors have no place beside the rest of the file"
         findings.append(Finding("unexplained", _origins(tensors, surplus), cause, "anyvit dialects lists what is known", True))
     if wrong:
         found, want = (", ".join(dict.fromkeys(str(of(n)) for n in wrong[:3])) for of in (lambda n: tensors[n].shape, wanted.get))

@@ -105,6 +105,8 @@ def _biases(what: str, names: tuple[str, ...], **fields: str) -> tuple[Step, Ste
 
 STEPS: tuple[Step, ...] = (
     Step("a key bias of zeros was added", _plain(rewrite.zero_key_bias), (), QKV[1:2], {"qkv_bias": True}),
+    Step("key biases, all zero, were dropped", _plain(partial(rewrite.drop_zero_biases, patterns=QKV[1:2])), QKV[1:2],
+         (), {"qkv_bias": "qv"}),
     Step("the key bias, which softmax does not see, was dropped", _no_key_bias, QKV[1:2], (),
          {"qkv_bias": "qv"}, False),
     *_biases("q, k and v biases", QKV, field="qkv_bias"),
@@ -114,9 +116,9 @@ STEPS: tuple[Step, ...] = (
          {"layer_scale": True, "mlp_layer_scale": True}),
     *_biases("biases of the output projections", OUT, field="proj_bias"),
     *_biases("biases of the MLPs", MLP, field="mlp_bias"),
+    *_biases("patch biases", PATCH, field="patch_bias"),
     Step("the patch bias was folded into the position table", _plain(rewrite.fold_patch_bias), PATCH, (),
          {"patch_bias": False}, False),
-    *_biases("patch biases", PATCH, field="patch_bias"),
     Step("the projection became a classifier with a bias of zeros", _plain(rewrite.projection_as_head),
          ("proj.weight", "proj.bias"), (), _classes),
     Step("the classifier, whose bias is zero, became a projection", _plain(rewrite.head_as_projection),

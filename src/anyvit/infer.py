@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-from anyvit.conform import depth_of, width_of
+from anyvit.conform import depth_of, parallel, width_of
 from anyvit.dialects.lineages import Lineage
 from anyvit.lazy import Lazy
 from anyvit.spec import Fact, Spec, pair, single
@@ -143,7 +143,7 @@ def _mlp(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fa
         last, why = "blocks.0.mlp.down.weight", f"gate and up {'in one tensor' if fused else 'apart'}"
     else:
         kind, last, why = "mlp", "blocks.0.mlp.fc2.weight", "two matrices, no gate"
-    if "blocks.0.norm1.weight" in tensors and "blocks.0.norm2.weight" not in tensors:
+    if "blocks.0.norm2.weight" not in tensors and parallel(tensors):
         kind, why = "parallel_scaling", "one norm for attention and MLP: they stand side by side"
     found = {"ffn": _measured(kind, why)}
     if last in tensors:

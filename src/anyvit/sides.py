@@ -13,13 +13,13 @@ from torch import nn
 
 from anyvit import api, containers
 from anyvit.errors import BadArgument, NotAViT
-from anyvit.into import recognise_module
 from anyvit.lazy import Checkpoint
 from anyvit.model import ViT
 from anyvit.module import checkpoint_of
 from anyvit.reading import Ask, Reading, understand
 from anyvit.recognise import WRAPPERS, block_prefixes
 from anyvit.spec import Spec
+from anyvit.target import recognise_module
 
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Unit roundoff of element types, half the distance from 1 to the next number.

@@ -38,10 +38,10 @@ def registers(tensors: Tensors, spec: Spec, new: int, seed: int = 0) -> Adapted:
     out = dict(tensors)
     kept = _cut(tensors["embed.reg"], min(new, old)) if old and new else None
     if new > old:
-        model = tensors["embed.cls" if "embed.cls" in tensors else "embed.patch.weight"]
+        model = next(tensors[n] for n in ("embed.reg", "embed.cls", "embed.patch.weight") if n in tensors)
         drawn = init.new("embed.reg", (new, spec.embed_dim), "trunc_normal", seed=seed)
         fresh = astype(computed((new - old, spec.embed_dim), "float32", lambda rows: rows[old:], [drawn]), model.dtype)
-        kept = fresh if kept is None else concat([kept, astype(fresh, kept.dtype)])
+        kept = fresh if kept is None else concat([kept, fresh])
         names: tuple[str, ...] = ("embed.reg",)
         cause = f"{new - old} registers are new, drawn from a truncated normal distribution (0.02, seed {seed})"
         finding = Finding("new", names, f"{cause}; the function changes", "train before you trust the features")

@@ -332,6 +332,13 @@ def test_data_in_another_file(tmp_path: Path) -> None:
         onnx.read(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("fields", [{"raw_data": bytes(4)}, {"float_data": [1.0, 2.0, 3.0]}, {}, {"int32_data": [1]}])
+def test_data_of_another_size_than_the_shape(tmp_path: Path, fields: dict[str, Any]) -> None:
+    made = TensorProto(name="a.b", dims=[2], data_type=TensorProto.FLOAT, **fields)
+    with pytest.raises(FileError, match=r"another size than its shape says: a\.b"):
+        onnx.read(save(tmp_path / "a", [], [made]))
+
+
 @pytest.mark.parametrize("where", ["../secret", "/etc/passwd", "", "a/../../secret", "C:\\secret"])
 def test_data_elsewhere_is_refused(tmp_path: Path, where: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(8))

@@ -47,3 +47,11 @@ def test_what_is_no_message(tmp_path: Path) -> None:
         message(path, b"\x0a\x02\xff\xfe").text(found[0])
     with pytest.raises(FileError, match="no numbers"):
         list(message(path, b"\x0d1234").numbers(field._replace(wire=5)))
+
+
+def test_an_inner_message_ends_where_it_ends(tmp_path: Path) -> None:
+    outer = message(tmp_path / "a", b"\x0a\x02\x08\x80\x10\x01")
+    first, second = list(outer)
+    assert (second.number, second.value) == (2, 1)
+    with pytest.raises(FileError, match="ends inside"):
+        list(outer.inner(first))

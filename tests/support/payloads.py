@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import importlib
 import io
 import os
 import pickle
@@ -60,11 +59,17 @@ def _short(text: str) -> bytes:
     return b"\x8c" + bytes([len(text)]) + text.encode()
 
 
+def script(mark: Path) -> str:
+    """Code that makes a file."""
+    return f"open({str(mark)!r}, 'w').close()"
+
+
 def payloads(mark: Path) -> dict[str, Any]:
-    """Name → object whose unpickling by Python's own pickle would make the file `mark` (`bytes`: a pickle already)."""
-    touch, code = f"touch {mark}", f"open({str(mark)!r}, 'w').close()"
-    script = mark.with_suffix(".py")
-    script.write_text(code)
+    """Name → object whose unpickling by Python's own pickle would make the file `mark` (`bytes`: a pickle already).
+
+    `mark` + ".py" must hold `script(mark)`.
+    """
+    touch, code = f"touch {mark}", script(mark)
     legacy = io.BytesIO()
     torch.save(Call(os.system, touch), legacy, _use_new_zipfile_serialization=False)
     found: dict[str, Any] = {
@@ -72,9 +77,8 @@ def payloads(mark: Path) -> dict[str, Any]:
         "exec": Call(builtins.exec, code),
         "eval": Call(builtins.eval, code),
         "subprocess": Call(subprocess.call, ["touch", str(mark)]),
-        "runpy": Call(runpy.run_path, str(script)),
-        "import": Call(importlib.import_module, mark.stem),
-        "getattr": Call(Call(builtins.getattr, os, "system"), touch) if False else Call(getattr(os, "popen"), touch),
+        "runpy": Call(runpy.run_path, f"{mark}.py"),
+        "dotted name": raw("os", "path.os.system", touch, "stack"),
         "open": Call(builtins.open, str(mark), "w"),
         "makedirs": Call(os.makedirs, str(mark)),
         "nested pickle": Call(pickle.loads, pickle.dumps(Call(os.system, touch))),

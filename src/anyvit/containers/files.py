@@ -69,13 +69,14 @@ class LocalFile:
 
     def view(self, offset: int, size: int) -> memoryview | None:
         """The bytes mapped copy-on-write: writable, private, shared with the page cache until written."""
-        if offset + size > self.size:
-            self.read(offset, size)
         if self._map is None:
             try:
                 self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)
             except (OSError, ValueError):
                 return None
+        # The file may have been cut after it was opened.
+        if offset + size > len(self._map):
+            self.read(offset, size)
         return memoryview(self._map)[offset : offset + size]
 
     def __del__(self) -> None:
