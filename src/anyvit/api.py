@@ -45,7 +45,9 @@ def inspect(path: Source, *, weights: str | None = None, deep: bool = False) -> 
         from anyvit.deep import ask
 
         found = ask(found)
-    return found.report()
+    from anyvit.integrity import provenance
+
+    return replace(found.report(), provenance=provenance(found.checkpoint))
 
 
 def load(
@@ -99,7 +101,9 @@ def load(
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
     report = _final_report(found, state)
-    return build_vit(state.tensors, state.spec, report, device=device, dtype=dtype, check=check)
+    return build_vit(
+        state.tensors, state.spec, report, device=device, dtype=dtype, check=check, source=found.checkpoint
+    )
 
 
 def load_into(
@@ -143,7 +147,7 @@ def load_into(
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
-    return fill(module, found, wanted, init=init)
+    return fill(module, found, wanted, init=init, check=check)
 
 
 def convert(
@@ -189,7 +193,7 @@ def convert(
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
-    return write_out(found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, durable=durable)
+    return write_out(found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, check=check, durable=durable)
 
 
 def _opened(path: Source) -> Checkpoint:
@@ -221,6 +225,8 @@ def _adapted(found: Reading, wanted: Wanted) -> Adapted:
 
 def _final_report(found: Reading, state: Adapted) -> Report:
     report = found.report().adding(state.findings)
+    if state.spec.condition is None:
+        report = replace(report, findings=tuple(f for f in report.findings if f.kind != "condition"))
     return replace(report, spec=state.spec, trails=trails(state.tensors, found.tensors))
 
 

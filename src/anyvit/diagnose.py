@@ -49,7 +49,7 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"blocks_token_only\.|attn\.proj_[lw]\.", "not a ViT",
          "CaiT: class-attention blocks (blocks_token_only) and talking heads; another architecture"),
     Sign(r"attn\.gating_param$", "not a ViT", "ConViT: gated positional self-attention (gating_param); another architecture"),
-    Sign(r"attn\.lambda_[qk]\d$", "not a ViT", "differential attention (lambda_q1, lambda_k1); another architecture"),
+    Sign(r"(^|\.)lambda_[qk]\d$", "not a ViT", "differential attention (lambda_q1, lambda_k1); another architecture"),
     Sign(r"blocks\.\d+\.(fusion|projs|revert_projs)\.", "not a ViT", "CrossViT: two branches of different width"),
     Sign(r"mlp_tokens\.", "not a ViT", "MLP-Mixer: there is no attention, tokens are mixed by MLPs"),
     Sign(r"blocks\.\d+\.linear_tokens\.", "not a ViT", "ResMLP: there is no attention, tokens are mixed by a linear layer"),
