@@ -91,9 +91,7 @@ def band_row(folder: Path, pictures: torch.Tensor) -> str:
 
 def head(what: str) -> str:
     """The head of a table."""
-    return (
-        f"| {what} | cls | mean patch | patches | nearest patches kept | max \\|Δ\\| |\n|---|---|---|---|---|---|"
-    )
+    return f"| {what} | cls | mean patch | patches | nearest patches kept | max \\|Δ\\| |\n|---|---|---|---|---|---|"
 
 
 def row(name: str, found: Effect) -> str:

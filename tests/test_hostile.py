@@ -207,7 +207,9 @@ FORGED: dict[str, Callable[[], bytes]] = {
     "bool.safetensors": lambda: header({"a": tensor([True], 0, 4)}, bytes(4)),
     "nested.safetensors": lambda: header(b'{"a":' * 200_000 + b"}" * 200_000),
     "lists.safetensors": lambda: header(b'{"a":' + b"[" * 500_000),
-    "number.safetensors": lambda: header(b'{"a":{"dtype":"F32","shape":[' + b"9" * 20_000 + b'],"data_offsets":[0,4]}}'),
+    "number.safetensors": lambda: header(
+        b'{"a":{"dtype":"F32","shape":[' + b"9" * 20_000 + b'],"data_offsets":[0,4]}}'
+    ),
     "axes.safetensors": lambda: header({"a": tensor([1] * 5_000, 0, 4)}, bytes(4)),
     "twice.safetensors": lambda: header(b'{"a":' + json.dumps(tensor([1], 0, 4)).encode() + b',"a":{}}', bytes(4)),
     "nan.safetensors": lambda: header(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}', bytes(4)),
@@ -255,7 +257,12 @@ def test_forged_files_raise_our_errors_in_little_memory(tmp_path: Path, name: st
     path.write_bytes(FORGED[name]())
     # An empty list is one byte of a pickle and 64 in memory.
     room = (70 if name.endswith(".pkl") else 6) * path.stat().st_size + (4 << 20)
-    for verb in (anyvit.inspect, anyvit.load, lambda p: anyvit.convert(p, tmp_path / "out.npz", "timm"), integrity.prove):
+    for verb in (
+        anyvit.inspect,
+        anyvit.load,
+        lambda p: anyvit.convert(p, tmp_path / "out.npz", "timm"),
+        integrity.prove,
+    ):
         tracemalloc.start()
         try:
             verb(path)

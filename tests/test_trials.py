@@ -112,10 +112,14 @@ trial("missing patch kernel", of(without("patch_embed.proj.weight")), raises("pa
 trial("missing norm.weight", of(without("norm.weight")), raises("norm"))
 trial("missing positions", of(without("pos_embed")), raises("pos_embed|position"))
 trial("missing block", of(lambda s: {n: v for n, v in s.items() if not n.startswith("blocks.1.")}), raises("block"))
-trial("missing first block", of(lambda s: {n: v for n, v in s.items() if not n.startswith("blocks.0.")}), raises("block"))
+trial(
+    "missing first block", of(lambda s: {n: v for n, v in s.items() if not n.startswith("blocks.0.")}), raises("block")
+)
 trial("missing head bias", of(without("head.bias")), EQUAL)
 
-trial("transposed rectangle", of(put("blocks.1.mlp.fc1.weight", np.transpose)), raises(r"blocks\.1\.mlp\.fc1|shape|axes"))
+trial(
+    "transposed rectangle", of(put("blocks.1.mlp.fc1.weight", np.transpose)), raises(r"blocks\.1\.mlp\.fc1|shape|axes")
+)
 trial("a bias that is a scalar", of(put("blocks.1.attn.proj.bias", lambda v: v[0])), raises("proj.bias"))
 trial("a gain of one value", of(put("norm.weight", lambda v: v[:1])), raises("norm"))
 trial("a gain of one value in a block", of(put("blocks.2.norm1.weight", lambda v: v[:1])), raises("norm1"))
@@ -141,7 +145,9 @@ for name, outcome in (("float64", EQUAL), ("float16", Outcome(off=5e-3)), ("bflo
     trial(f"all {name}", of(lambda s, k=kind: {n: v.astype(k) for n, v in s.items()}), outcome)
 trial("all int8", of(lambda s: {n: (v * 20).astype("int8") for n, v in s.items()}), raises("quantised|int8"))
 trial("one matrix int8", of(put(QKV, lambda v: (v * 20).astype("int8"))), raises("quantised|int8"))
-trial("half of it uint8", of(lambda s: {n: v.astype("uint8") if "mlp" in n else v for n, v in s.items()}), raises("uint8"))
+trial(
+    "half of it uint8", of(lambda s: {n: v.astype("uint8") if "mlp" in n else v for n, v in s.items()}), raises("uint8")
+)
 
 trial("a NaN", of(put(QKV, lambda v: np.where(np.arange(v.size).reshape(v.shape) == 5, np.nan, v).astype("f4"))),
       finds("nan", re.escape(f"{QKV}[0, 5]")))  # fmt: skip
@@ -151,7 +157,9 @@ trial("an infinity", of(put("norm.bias", lambda v: np.where(np.arange(v.size) ==
       finds("nan", r"norm\.bias\[3\] = inf"))  # fmt: skip
 trial("a zeroed matrix", of(put("blocks.1.attn.proj.weight", np.zeros_like)), finds("constant", "proj.weight"))
 trial("a zeroed patch kernel", of(put("patch_embed.proj.weight", np.zeros_like)), finds("constant", "patch_embed"))
-trial("zeroed keys", of(put(QKV, lambda v: np.concatenate([v[:DIM], 0 * v[:DIM], v[2 * DIM :]]))), finds("constant", QKV))
+trial(
+    "zeroed keys", of(put(QKV, lambda v: np.concatenate([v[:DIM], 0 * v[:DIM], v[2 * DIM :]]))), finds("constant", QKV)
+)
 trial("a matrix of ones", of(put("blocks.0.mlp.fc1.weight", np.ones_like)), finds("constant", "fc1"))
 
 
@@ -203,7 +211,11 @@ def edited(suffix: str, change: Callable[[bytearray], Any]) -> Make:
     return make
 
 
-trial("a header length of 2^60", edited("safetensors", lambda d: struct.pack("<Q", 1 << 60) + bytes(d[8:])), raises("header|format"))
+trial(
+    "a header length of 2^60",
+    edited("safetensors", lambda d: struct.pack("<Q", 1 << 60) + bytes(d[8:])),
+    raises("header|format"),
+)
 trial("a flipped bit in a header", edited("safetensors", lambda d: d.__setitem__(9, d[9] ^ 1)), raises("header|format"))
 trial("bytes after the end", edited("safetensors", lambda d: bytes(d) + b"x"), raises("after its last tensor"))
 trial("a web page", lambda f: _text(f, "<html>login</html>"), raises("web page"))
@@ -237,7 +249,9 @@ trial("Google's npz without a member", google_changed(lambda a: a.pop("Transform
       raises("encoderblock_1/MlpBlock_3/Dense_0/kernel"))  # fmt: skip
 trial(
     "Google's npz, out kernel as (d, heads, k)",
-    google_changed(lambda a: a.update({ATTENTION + "out/kernel": a[ATTENTION + "out/kernel"].transpose(2, 0, 1).copy()})),
+    google_changed(
+        lambda a: a.update({ATTENTION + "out/kernel": a[ATTENTION + "out/kernel"].transpose(2, 0, 1).copy()})
+    ),
     raises("out/kernel"),
 )
 trial("Google's npz, a norm of one value",
@@ -313,7 +327,12 @@ def turned(state: State) -> State:
 TRAINED = {"heads": None}
 trial("trained", trained(dict), finds("none", deep=True), **TRAINED)
 trial("trained, v first", trained(each_qkv(vkq)), finds("", "order|swapped", deep=True), **TRAINED)
-trial("trained, interleaved by heads", trained(each_qkv(interleaved)), finds("", "interleaved|order", deep=True), **TRAINED)
+trial(
+    "trained, interleaved by heads",
+    trained(each_qkv(interleaved)),
+    finds("", "interleaved|order", deep=True),
+    **TRAINED,
+)
 
 
 @cache

@@ -44,12 +44,18 @@ def infix(word: str, state: State, place: str) -> dict[str, Any]:
 def heads(prefix: str) -> dict[str, Any]:
     """The projection head of self-supervised training beside a tower."""
     draw = np.random.default_rng(9).standard_normal
-    return {prefix + "mlp.0.weight": draw((32, 64), "float32"), prefix + "last_layer.weight_v": draw((50, 32), "float32")}
+    return {
+        prefix + "mlp.0.weight": draw((32, 64), "float32"),
+        prefix + "last_layer.weight_v": draw((50, 32), "float32"),
+    }
 
 
 def moments() -> dict[str, Any]:
     names = list(WANTED)
-    state = {i: {"step": torch.tensor(1.0), "exp_avg": 0 * WANTED[n], "exp_avg_sq": 0 * WANTED[n]} for i, n in enumerate(names)}
+    state = {
+        i: {"step": torch.tensor(1.0), "exp_avg": 0 * WANTED[n], "exp_avg_sq": 0 * WANTED[n]}
+        for i, n in enumerate(names)
+    }
     return {"state": state, "param_groups": [{"lr": 0.1, "params": list(range(len(names)))}]}
 
 
@@ -180,9 +186,7 @@ def test_of_several_weight_sets_the_evaluated_one_is_read(name: str, on_disk: bo
         assert finding.remedy is not None and "weights=" in finding.remedy
 
 
-@pytest.mark.parametrize(
-    ("name", "word"), [(name, word) for name, (_, _, words) in SEVERAL.items() for word in words]
-)
+@pytest.mark.parametrize(("name", "word"), [(name, word) for name, (_, _, words) in SEVERAL.items() for word in words])
 def test_a_word_of_the_prefix_picks_a_weight_set(name: str, word: str) -> None:
     make, _, words = SEVERAL[name]
     vit = api.load(make(), weights=word)
@@ -251,7 +255,10 @@ def test_one_tower_under_two_names_is_no_question() -> None:
     shared = tensors(WANTED)
     source = {**under("module.backbone.", shared), **under("encoder.trunk.", shared)}
     assert holds(api.load(source), WANTED)
-    apart = {**under("module.backbone.", shared), **under("encoder.trunk.", tensors({k: v.copy() for k, v in WANTED.items()}))}
+    apart = {
+        **under("module.backbone.", shared),
+        **under("encoder.trunk.", tensors({k: v.copy() for k, v in WANTED.items()})),
+    }
     assert api.inspect(apart).match is not None
     source["encoder.trunk.norm.bias"] = torch.zeros(64)
     with pytest.raises(Ambiguous):

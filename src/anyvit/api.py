@@ -193,7 +193,9 @@ def convert(
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
-    return write_out(found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, check=check, durable=durable)
+    return write_out(
+        found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, check=check, durable=durable
+    )
 
 
 def _opened(path: Source) -> Checkpoint:

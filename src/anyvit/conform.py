@@ -164,7 +164,9 @@ def _compare(letters: Sequence[str], shape: tuple[int, ...], sizes: Mapping[str,
         if len(letters) == 4 and len(shape) == 5:
             return "video", str(shape)
         return "axes", " ".join(letters)
-    want = tuple(sizes.get(letter, size) if sizes.get(letter) else size for letter, size in zip(letters, shape, strict=True))
+    want = tuple(
+        sizes.get(letter, size) if sizes.get(letter) else size for letter, size in zip(letters, shape, strict=True)
+    )
     if want == shape:
         return "", ""
     text = str(want)

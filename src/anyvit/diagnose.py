@@ -155,7 +155,9 @@ def _hollow(tensors: Mapping[str, Lazy]) -> Finding | None:
     if not kernels or any(re.search(r"[._/]\d+[._/]", n) for n in tensors):
         return None
     cause = "a patch embedding without transformer blocks"
-    return Finding("not a ViT", tuple(tensors)[:8], cause, "use the checkpoint of the whole model, not one that was filtered", True)
+    return Finding(
+        "not a ViT", tuple(tensors)[:8], cause, "use the checkpoint of the whole model, not one that was filtered", True
+    )
 
 
 def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:

@@ -187,11 +187,17 @@ def differences(tensors: Mapping[str, Lazy], spec: Spec, spell: Callable[[str], 
         findings.append(Finding("missing", names, cause, "the file was cut or edited; get it whole", True))
     if surplus:
         cause = f"{len(surplus)} of {len(tensors)} tensors have no place beside the rest of the file"
-        findings.append(Finding("unexplained", _origins(tensors, surplus), cause, "anyvit dialects lists what is known", True))
+        findings.append(
+            Finding("unexplained", _origins(tensors, surplus), cause, "anyvit dialects lists what is known", True)
+        )
     if wrong:
-        found, want = (", ".join(dict.fromkeys(str(of(n)) for n in wrong[:3])) for of in (lambda n: tensors[n].shape, wanted.get))
+        found, want = (
+            ", ".join(dict.fromkeys(str(of(n)) for n in wrong[:3])) for of in (lambda n: tensors[n].shape, wanted.get)
+        )
         cause = f"another shape than the rest of the file asks for: found {found}, expected {want}"
-        findings.append(Finding("shape", _origins(tensors, wrong), cause, "the file mixes two models, or was edited", True))
+        findings.append(
+            Finding("shape", _origins(tensors, wrong), cause, "the file mixes two models, or was edited", True)
+        )
     if zeros:
         cause = "a head without a bias: zeros take its place"
         findings.append(Finding("assumed", tuple(spell(name) for name in zeros), cause))

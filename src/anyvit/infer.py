@@ -55,7 +55,7 @@ def infer(tensors: Mapping[str, Lazy], clues: Clues) -> Spec:
     facts.update(_activation(facts, clues))
     facts.update(_heads(tensors, clues, facts))
     if any(".ffns.1." in name for name in clues.ignored):
-        facts["ffn"] = _measured("mlp_x2", "two attentions and two MLPs stand side by side in every block")
+        facts["ffn"] = _measured("mlp_x2", "parallel blocks: two attentions and two MLPs stand side by side in each")
     facts.update(_final(tensors, facts, clues))
     values = {name: fact.value for name, fact in facts.items() if name in Spec.__dataclass_fields__}
     return Spec(**values, dialect=clues.dialect, lineage=clues.lineage.name, facts=facts)

@@ -447,7 +447,9 @@ def _doubts(
     if spec.ffn in ("parallel_scaling", "mlp_x2"):
         what = "attention and MLP stand side by side behind one norm"
         what = (
-            what if spec.ffn == "parallel_scaling" else "two attentions and two MLPs stand side by side in every block"
+            what
+            if spec.ffn == "parallel_scaling"
+            else "parallel blocks: two attentions and two MLPs stand side by side in each"
         )
         cause = f"{what}; the reference ViT has no such block"
         findings.append(Finding("unexplained", (), cause, "use timm for this model", True))

@@ -173,7 +173,7 @@ def _compare(a: Side, b: Side, images: Tensor | None, size: int | tuple[int, int
         )
     layers = tuple(noise.layer(name, *(trace[name] for trace in traces)) for name in names)
     if not all(layer.ok for layer in layers):
-        noise.measure()
+        findings += noise.measure()
         layers = tuple(noise.layer(name, *(trace[name] for trace in traces)) for name in names)
     result = Verification(
         True, layers, None, None, None, noise.text, order(findings), a.title, b.title, tuple(pixels.shape)

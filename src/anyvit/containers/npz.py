@@ -111,9 +111,7 @@ def read(path: str | Path) -> Checkpoint:
     )
 
 
-def write(
-    tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = False, seal: Seal | None = None
-) -> None:
+def write(tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = False, seal: Seal | None = None) -> None:
     """Writes an npz archive that `numpy.load` opens, uncompressed, one tensor at a time, always the same bytes.
 
     Arguments:

@@ -171,8 +171,6 @@ def _checkpoint(folder: Path, parts: Sequence[Checkpoint], tensors: dict[str, La
     )
 
 
-def _chained(
-    checks: Sequence[Callable[..., Iterator[Note]]], names: Collection[str] | None = None
-) -> Iterator[Note]:
+def _chained(checks: Sequence[Callable[..., Iterator[Note]]], names: Collection[str] | None = None) -> Iterator[Note]:
     for check in checks:
         yield from check(names)
