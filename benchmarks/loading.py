@@ -21,21 +21,30 @@ ready = _t()
 total = sum(float(p.sum()) for p in model.parameters())
 print(json.dumps({"import": imported - start, "ready": ready - imported, "touched": _t() - ready}))
 """
-OURS = """
+OURS = (
+    """
 import sys
 start = _t()
 import torch
 import anyvit.api, anyvit.assemble, anyvit.model
 imported = _t()
 model = anyvit.api.load(sys.argv[1], **json.loads(sys.argv[2]))
-""" + END
-TIMM = PEERS + """
+"""
+    + END
+)
+TIMM = (
+    PEERS
+    + """
 start = _t()
 import timm
 imported = _t()
 model = timm.create_model(sys.argv[2], num_classes=0, checkpoint_path=sys.argv[1]).eval()
-""" + END
-TIMM_META = PEERS + """
+"""
+    + END
+)
+TIMM_META = (
+    PEERS
+    + """
 start = _t()
 import timm, torch
 from safetensors.torch import load_file
@@ -45,15 +54,21 @@ with torch.device("meta"):
 path = sys.argv[1]
 state = load_file(path) if path.endswith("safetensors") else torch.load(path, mmap=True, weights_only=True)
 model.load_state_dict(state, assign=True)
-""" + END
-TRANSFORMERS = """
+"""
+    + END
+)
+TRANSFORMERS = (
+    """
 import sys
 start = _t()
 from transformers import Dinov2Model
 imported = _t()
 model = Dinov2Model.from_pretrained(sys.argv[1])
-""" + END
-BARE = """
+"""
+    + END
+)
+BARE = (
+    """
 import sys
 start = _t()
 import torch
@@ -83,8 +98,12 @@ with torch.device("meta"):
 path = sys.argv[1]
 state = load_file(path) if path.endswith("safetensors") else torch.load(path, mmap=True, weights_only=True)
 model.load_state_dict(state, assign=True)
-""" + END
-INTO = PEERS + """
+"""
+    + END
+)
+INTO = (
+    PEERS
+    + """
 import timm, torch
 import anyvit.api, anyvit.into
 model = timm.create_model(sys.argv[2], num_classes=0).eval()
@@ -92,14 +111,20 @@ start = _t()
 anyvit.api.load_into(model, sys.argv[1], **json.loads(sys.argv[3]))
 print(json.dumps({"job": _t() - start}))
 """
-INTO_TIMM = PEERS + """
+)
+INTO_TIMM = (
+    PEERS
+    + """
 import timm, torch
 model = timm.create_model(sys.argv[2], num_classes=0).eval()
 start = _t()
 timm.models.load_checkpoint(model, sys.argv[1])
 print(json.dumps({"job": _t() - start}))
 """
-INTO_TORCH = PEERS + """
+)
+INTO_TORCH = (
+    PEERS
+    + """
 import timm, torch
 from safetensors.torch import load_file
 model = timm.create_model(sys.argv[2], num_classes=0).eval()
@@ -108,12 +133,17 @@ path = sys.argv[1]
 model.load_state_dict(load_file(path) if path.endswith("safetensors") else torch.load(path, mmap=True))
 print(json.dumps({"job": _t() - start}))
 """
-BUILD = PEERS + """
+)
+BUILD = (
+    PEERS
+    + """
 import timm, torch
 start = imported = _t()
 import anyvit
 model = anyvit.build("timm:" + sys.argv[2], sys.argv[1])
-""" + END
+"""
+    + END
+)
 NAME = "vit_large_patch14_dinov2"
 
 

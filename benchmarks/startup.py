@@ -33,7 +33,10 @@ def measure(folder: Path, count: int) -> list[Row]:
     pth, tensors = make(folder, "g14.pth"), make(folder, "g14.safetensors")
     npz, shards = make(folder, "l16.npz"), make(folder, "g14-shards")
     jobs = {
-        "inspect a .pth of 4.5 GB": (pth, {"torch.load": python(FULL, pth), "torch.load(mmap=True)": python(MMAP, pth)}),
+        "inspect a .pth of 4.5 GB": (
+            pth,
+            {"torch.load": python(FULL, pth), "torch.load(mmap=True)": python(MMAP, pth)},
+        ),
         "inspect a .safetensors of 4.5 GB": (tensors, {"safetensors.safe_open": python(SAFE_OPEN, tensors)}),
         "inspect an .npz of 1.2 GB": (npz, {"numpy.load": python(NUMPY, npz)}),
         "inspect a folder of ten shards": (shards, {}),

@@ -60,7 +60,8 @@ def write(raw: Path, page: Path, about: Mapping[str, Any], found: Mapping[str, A
         parts.append(
             f"{where['processor']} ({where['instructions']}), {where['cores']} cores, {where['memory']}, "
             f"Python {where['python']}, torch {where['packages'].get('torch', '-')}; load average "
-            f"{job['load'][0]} before, {job['load'][1]} after, {job['rows'][0]['rounds']} rounds.\n\n" + markdown(job["rows"])
+            f"{job['load'][0]} before, {job['load'][1]} after, {job['rows'][0]['rounds']} rounds.\n\n"
+            + markdown(job["rows"])
         )
     text = page.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)

@@ -102,9 +102,9 @@ class PackedLinear(nn.Linear):
             or weight.device.type != "cpu"
             or not x.numel()
             or x.is_mkldnn
-            or torch.jit.is_tracing()
+            or torch.jit.is_tracing()  # pyright: ignore
             or torch.is_autocast_enabled("cpu")
-            or torch._C._functorch.maybe_get_level(x) > 0
+            or torch._C._functorch.maybe_get_level(x) > 0  # pyright: ignore
         )
 
     def kernel(self) -> Kernel:

@@ -134,7 +134,7 @@ def split(lazy: Lazy, sizes: Sequence[int]) -> list[Lazy]:
     for size in sizes:
         shape = (size, *lazy.shape[1:])
         if lazy.pieces is not None:
-            cut = _cut(lazy.pieces, start * row, size * row)
+            cut = list(_cut(lazy.pieces, start * row, size * row))
             parts.append(from_pieces(shape, lazy.dtype, cut, lazy.origin))
         else:
             parts.append(Lazy(shape, lazy.dtype, _slicer(lazy, start, start + size), lazy.origin))

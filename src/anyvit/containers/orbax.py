@@ -82,7 +82,7 @@ class _Stores:
 
     def __init__(self, home: Path, ocdbt: bool, zarr3: bool) -> None:
         try:
-            import tensorstore
+            import tensorstore  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtra(
                 f"tensorstore is needed to read {home}, a folder of Orbax",
