@@ -282,6 +282,43 @@ def test_source_and_target_are_one_file(tmp_path: Path, suffix: str, link: str) 
         assert np.array_equal(open_checkpoint(source).tensors["blocks.1.attn.qkv.weight"].read(), before)
 
 
+SAVE = """
+import sys, torch, anyvit
+path = sys.argv[1]
+vit = anyvit.load(path, heads=4)
+wrapped = torch.nn.Sequential(vit)
+before = {n: p.sum().item() for n, p in vit.named_parameters() if n == "norm.bias"}
+state = vit.state_dict() if sys.argv[2] == "bare" else {n[2:]: v for n, v in wrapped.state_dict().items()}
+torch.save(state, path)
+assert torch.load(path)["blocks.1.attn.qkv.weight"].shape == (192, 64)
+assert {n: p.sum().item() for n, p in anyvit.load(path, heads=4).named_parameters() if n == "norm.bias"} == before
+print("saved")
+"""
+
+
+@pytest.mark.parametrize("how", ["bare", "wrapped"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_state_dict_may_be_saved_over_the_file_it_came_from(tmp_path: Path, suffix: str, how: str) -> None:
+    path = write(timm_state(), tmp_path / f"a.{suffix}")
+    environment = {**os.environ, "PYTHONPATH": str(Path(anyvit.__file__).parents[1])}
+    command = [sys.executable, "-c", SAVE, str(path), how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "saved\n"), done.stderr
+
+
+def test_parameters_stay_the_same_objects_when_their_values_leave_the_file(tmp_path: Path) -> None:
+    vit = anyvit.load(write(timm_state(), tmp_path / "a.safetensors"), heads=4)
+    weight = vit.blocks[0].attn.qkv.weight
+    mapped = weight.data_ptr()
+    vit.state_dict(keep_vars=True)
+    assert weight.data_ptr() == mapped
+    vit.state_dict()
+    own = weight.data_ptr()
+    assert own != mapped and vit.blocks[0].attn.qkv.weight is weight
+    vit.state_dict()
+    assert weight.data_ptr() == own
+
+
 def test_a_folder_is_converted_in_place(tmp_path: Path) -> None:
     out = tmp_path / "model"
     convert({"timm": timm_state(depth=2)}, out)

@@ -293,7 +293,7 @@ def test_a_payload_is_not_run_and_is_said(form: str, folder: Path) -> None:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
         report = api.inspect(path)
-        assert report.ok and any("write_text" in name for f in report.of("inert") for name in (*f.names, f.cause))
+        assert report.ok and any("not executed" in finding.cause for finding in report.of("inert"))
         assert api.load(path).spec.depth == 2
     assert not target.exists()
     with path.open("rb") as file:

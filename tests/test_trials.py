@@ -235,7 +235,7 @@ def google(folder: Path, **options: Any) -> Path:
 def google_changed(change: Callable[[dict[str, np.ndarray]], None]) -> Make:
     def make(folder: Path) -> Path:
         path = google(folder)
-        arrays = {n: t.read() for n, t in open_checkpoint(path).tensors.items()}
+        arrays = {n: t.read().copy() for n, t in open_checkpoint(path).tensors.items()}
         change(arrays)
         np.savez(path, **arrays)
         return path
@@ -255,7 +255,8 @@ trial(
     raises("out/kernel"),
 )
 trial("Google's npz, a norm of one value",
-      google_changed(lambda a: a.update({"Transformer/encoder_norm/scale": np.ones(1, "f4")})), raises("encoder_norm"))  # fmt: skip
+      google_changed(lambda a: a.update({"Transformer/encoder_norm/scale": np.ones(1, "f4")})),
+      raises("encoder_norm"))  # fmt: skip
 trial("Google's npz, without the last block's half",
       google_changed(lambda a: [a.pop(n) for n in list(a) if f"encoderblock_{DEPTH - 1}/Mlp" in n]),
       raises(f"encoderblock_{DEPTH - 1}"))  # fmt: skip

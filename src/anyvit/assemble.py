@@ -63,6 +63,7 @@ def build_vit(
             tensor = tensor.clone()
         filled[name] = tensor.to(device) if device is not None else tensor
     model.load_state_dict(filled, strict=True, assign=True)
+    model.register_state_dict_pre_hook(owned)
     if spec.condition and not tensors["blocks.0.adaln.shift1.weight"].origin:
         report = report.adding([_measured(model)])
     model._report = report
@@ -81,6 +82,24 @@ def _measured(model: ViT) -> Finding:
 
 def _zero_bias(tensors: Mapping[str, Lazy], name: str) -> Lazy:
     return zeros(tensors[name.replace("bias", "weight")].shape[:1], "float32")
+
+
+def owned(model: torch.nn.Module, prefix: str = "", keep_vars: bool = False) -> None:
+    """Copies weights that are mapped from a file into memory of their own, before somebody saves them.
+
+    `torch.save(vit.state_dict(), path)` empties the file before it reads the weights; where they are mapped from that
+    very file, the process dies of a bus error and the file is lost.
+
+    Arguments:
+        model: the model whose state dict is asked for.
+        prefix: given by torch.
+        keep_vars: whether the parameters themselves are asked for, which no one saves.
+    """
+    if keep_vars:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and not tensor.untyped_storage().resizable():
+            tensor.data = tensor.data.clone()
 
 
 def _computed(wanted: Mapping[str, torch.Tensor], spec: Spec) -> dict[str, Lazy]:

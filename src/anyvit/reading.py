@@ -317,6 +317,8 @@ def _seen_grid(table: Lazy, options: Sequence[int]) -> tuple[tuple[int, int, int
         values = table.read()
     except AnyvitError:
         return None
+    if not values.size:
+        return None
     verdict = evidence_tables.positions(values.reshape(-1, values.shape[-1]).astype("float32"))
     if verdict.value is None or verdict.value[0] not in options:
         return None

@@ -100,7 +100,9 @@ class Noise:
         """Runs both sides again with sums in another order; says which side gives other values by more than rounding."""
         from anyvit.watching import run_again
 
-        findings, self.seen = [], []
+        findings: list[Finding] = []
+        seen: list[dict[str, float]] = []
+        self.seen = []
         for side, before in zip(self.sides, self.traces, strict=True):
             changes = {
                 n: _change(before[n], x) for n, x in run_again(side, self.pixels, self.condition).items() if n in before
@@ -112,7 +114,8 @@ class Noise:
                 findings.append(
                     Finding("noise", (), f"{cause}; something in it is drawn by chance, or hangs on the batch")
                 )
-            self.seen.append(changes)
+            seen.append(changes)
+        self.seen = seen
         return findings
 
     @property

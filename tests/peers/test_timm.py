@@ -107,6 +107,30 @@ def test_a_module_is_filled_from_other_names(model: Any, variant: str, dialect: 
         assert_close(target.forward_features(look(variant)), source.forward_features(look(variant)))
 
 
+def test_a_whole_dino_checkpoint_fills_a_module(model: Any, tmp_path: Path) -> None:
+    source, target = model("plain"), model("plain", 7)
+    weights = {n: t for n, t in snapshot(source).items() if not n.startswith("head.")}
+    heads = {"head.mlp.0.weight": torch.ones(3, 96), "head.last_layer.weight_v": torch.ones(4, 3)}
+    teacher = {**{f"backbone.{n}": t for n, t in weights.items()}, **heads}
+    student = {f"module.{n}": t + 1 for n, t in teacher.items()}
+    torch.save({"student": student, "teacher": teacher, "epoch": 7, "args": {"arch": "vit_base"}}, tmp_path / "c.pth")
+    report = load_into(target, tmp_path / "c.pth", heads=3)
+    assert ("head.weight", "head.bias") in [f.names for f in report.of("new")]
+    assert report.fates["teacher.head.mlp.0.weight"] == "outside"
+    with torch.no_grad():
+        assert torch.equal(target.forward_features(look("plain")), source.forward_features(look("plain")))
+
+
+def test_an_internvit_folder_fills_a_module(model: Any, tmp_path: Path) -> None:
+    source, target = model("intern"), model("intern", 7)
+    convert(snapshot(source), tmp_path / "InternViT", "internvit", heads=3)
+    assert (tmp_path / "InternViT" / "config.json").exists()
+    report = load_into(target, tmp_path / "InternViT")
+    assert {trail.fate for trail in report.trails} == {"carried"}
+    with torch.no_grad():
+        assert torch.equal(target.forward_features(look("intern")), source.forward_features(look("intern")))
+
+
 def test_clip_with_a_projection_fills_the_classifier(model: Any) -> None:
     source, target = model("clip"), model("clip", 3)
     with torch.no_grad():
@@ -213,6 +237,12 @@ def test_a_module_is_built_by_name(model: Any, name: str, variant: str) -> None:
 def test_a_name_that_cannot_hold_the_model_is_refused(model: Any) -> None:
     with pytest.raises(Unsayable):
         build("timm:vit_base_patch16_224", snapshot(model("dinov3")), heads=3)
+
+
+def test_a_module_is_built_in_the_type_that_is_asked_for(model: Any) -> None:
+    built = build("timm:vit_base_patch16_224", snapshot(model("plain")), heads=3, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in built.parameters()} == {torch.bfloat16}
+    assert torch.equal(built.norm.weight, model("plain").norm.weight.bfloat16())
 
 
 def test_a_built_module_has_the_head_that_is_asked_for(model: Any) -> None:

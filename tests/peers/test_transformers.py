@@ -166,6 +166,18 @@ def test_the_text_tower_of_another_project_is_left_and_listed(model: Get, saved:
     assert torch.equal(target.visual_projection.weight, model("clip_both").visual_projection.weight)
 
 
+def test_modulation_in_layers_of_transformers_is_zero(transformers: Any, model: Get, saved: Get) -> None:
+    target = transformers.ViTModel(transformers.ViTConfig(**CLASSIC), add_pooling_layer=False)
+    for layer in target.layers:
+        layer.adaLN_modulation = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Linear(96, 4 * 96))
+    target.eval()
+    report = load_into(target, saved("vit_head", model("vit_head")))
+    assert not any(parameter.any() for name, parameter in target.named_parameters() if "adaLN" in name)
+    assert any("adaLN_modulation" in name for f in report.of("new") for name in f.names)
+    expected = model("vit_head").vit(pixels(48, 48)).last_hidden_state
+    assert torch.equal(target(pixels(48, 48)).last_hidden_state, expected)
+
+
 def test_heads_and_eps_that_differ_are_said(transformers: Any, model: Get, saved: Get) -> None:
     config = transformers.ViTConfig(
         **{**CLASSIC, "num_attention_heads": 6, "layer_norm_eps": 1e-5, "hidden_act": "relu"}
