@@ -11,6 +11,7 @@ import pytest
 from anyvit.containers.files import LocalFile
 from anyvit.containers.stream import chunks
 from anyvit.dtypes import ITEMSIZE, np_dtype
+from anyvit.errors import FileError
 from anyvit.lazy import Lazy, Piece, from_array, from_pieces
 
 
@@ -40,3 +41,26 @@ def test_ranges_are_never_loaded(tmp_path: Path) -> None:
 
     guarded = Lazy(lazy.shape, lazy.dtype, load, lazy.origin, lazy.pieces)
     assert [bytes(p) for p in chunks(guarded, step=8)] == [bytes(range(50, 58)), b"\x3a\x3b", b"\x03\x04\x05\x06"]
+
+
+@pytest.mark.parametrize("rooms", [1, 2, 4])
+def test_a_part_stays_while_there_are_rooms(tmp_path: Path, rooms: int) -> None:
+    data = np.random.default_rng(0).bytes(1000)
+    (tmp_path / "a").write_bytes(data)
+    file = LocalFile(tmp_path / "a")
+    # Pieces far smaller than a step: buffers are counted by parts, not by bytes.
+    lazy = from_pieces((60,), "uint8", [Piece(file, 100 * n, 10) for n in range(6)], ("a",))
+    parts: list[bytes | memoryview] = []
+    for n, part in enumerate(chunks(lazy, step=64, rooms=rooms)):
+        parts.append(part)
+        for back in range(min(rooms, n + 1)):
+            at = 100 * (n - back)
+            assert bytes(parts[n - back]) == data[at : at + 10]
+    assert len({id(part.obj) for part in parts if isinstance(part, memoryview)}) == rooms
+
+
+def test_a_file_that_ends_too_early(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(100))
+    lazy = from_pieces((50,), "uint8", [Piece(LocalFile(tmp_path / "a"), 80, 50)], ("a",))
+    with pytest.raises(FileError, match="ends too early"):
+        list(chunks(lazy))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from anyvit.containers import stream
 from anyvit.lazy import Lazy, Note
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 KEY = "anyvit.checksums"
 SOURCE = "anyvit.source_digest"
@@ -25,7 +26,9 @@ PREFIX = "anyvit."
 STEP = 1 << 20
 """Bytes hashed at a time; they stay in the processor's cache."""
 APART = 1 << 18
-"""Parts of at least so many bytes are hashed in a second thread while the first one writes them."""
+"""Tensors of at least so many bytes are hashed in a second thread while the first one writes them."""
+AHEAD = 3
+"""Parts that the writer may be ahead of the hasher, so that neither waits for the other at every part."""
 
 
 class Hasher(Protocol):
@@ -170,13 +173,16 @@ class Recorder:
         """The bytes of a tensor, its checksum taken beside; each part is written before the next is asked for."""
         lazy = self._tensors[name]
         made = begun(self.algorithm, lazy)
-        for part in stream.chunks(lazy):
-            if len(part) < APART:
+        waiting: deque[Future[None]] = deque()
+        for part in stream.chunks(lazy, rooms=AHEAD + 1):
+            if lazy.nbytes < APART:
                 made.update(part)
-                yield part
-                continue
-            beside = self._second().submit(made.update, part)
+            else:
+                waiting.append(self._second().submit(made.update, part))
             yield part
+            if len(waiting) > AHEAD - 1:
+                waiting.popleft().result()
+        for beside in waiting:
             beside.result()
         self._digests[name] = made.hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
 
 from anyvit.containers.files import LocalFile
 from anyvit.dtypes import np_dtype
@@ -14,11 +15,11 @@ STEP = 1 << 20
 """Bytes handed on at a time: few enough to stay in the processor's cache between reading and writing."""
 
 
-def chunks(lazy: Lazy, step: int = STEP) -> Iterator[bytes | memoryview]:
+def chunks(lazy: Lazy, step: int = STEP, rooms: int = 1) -> Iterator[bytes | memoryview]:
     """The tensor as little-endian bytes in C order, at most `step` bytes at a time.
 
     A tensor made of byte ranges is read range by range; only one whose values must be computed is held as a whole.
-    A part is valid until the next one is asked for: they may share one buffer.
+    A part is valid until `rooms` more are asked for: they share that many buffers.
 
     Example:
         >>> import numpy as np
@@ -29,14 +30,17 @@ def chunks(lazy: Lazy, step: int = STEP) -> Iterator[bytes | memoryview]:
     if lazy.pieces is None:
         yield from _from_memory(lazy, step)
         return
-    room = memoryview(bytearray(min(step, max((piece.size for piece in lazy.pieces), default=0))))
+    longest = min(step, max((piece.size for piece in lazy.pieces), default=0))
+    parts = sum(-(-piece.size // step) for piece in lazy.pieces)
+    ring = cycle([memoryview(bytearray(longest)) for _ in range(min(rooms, parts))])
     for piece in lazy.pieces:
         at, end = piece.offset, piece.offset + piece.size
         while at < end:
             size = min(step, end - at)
             if isinstance(piece.source, LocalFile):
-                piece.source.read_into(at, room[:size])
-                yield room[:size]
+                room = next(ring)[:size]
+                piece.source.read_into(at, room)
+                yield room
             else:
                 yield piece.source.read(at, size)
             at += size
