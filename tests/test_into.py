@@ -22,8 +22,8 @@ from anyvit.spec import Spec  # noqa: E402
 from anyvit.target import differences  # noqa: E402
 
 
-def dino(**options: Any) -> Any:
-    return tiny.shaken(modules.Dino(**options), seed=5, std=0.3)
+def dino(seed: int = 5, **options: Any) -> Any:
+    return tiny.shaken(modules.Dino(**options), seed, std=0.3)
 
 
 def refused(module: Any, source: Any, error: type[Exception], **options: Any) -> Exception:
@@ -52,7 +52,7 @@ def test_a_dino_module_computes_what_the_source_computes(chunks: int, told: str)
         weights = {"teacher": {f"backbone.{n}": t for n, t in weights.items()}, "student": {}, "iteration": 3}
     elif told != "dinov2":
         weights = tiny.said(source, told, "", chunks=3 if "chunked" in told else None)
-    target = dino(depth=4, chunks=chunks)
+    target = dino(6, depth=4, chunks=chunks)
     load_into(target, weights, heads=2)
     tiny.assert_close(target(tiny.pixels(12, 12)), source(tiny.pixels(12, 12)))
 
@@ -71,7 +71,7 @@ def test_every_tensor_of_file_and_module_is_in_one_class() -> None:
 
 
 def test_the_names_of_a_compiled_module_are_its_own() -> None:
-    source, target = dino(), modules.Holder(model=modules.Holder(_orig_mod=dino()))
+    source, target = dino(), modules.Holder(model=modules.Holder(_orig_mod=dino(6)))
     report = load_into(target, source.state_dict(), heads=2)
     tiny.assert_accounted(report, source.state_dict(), target)
     tiny.assert_close(target.model._orig_mod(tiny.pixels(12, 12)), source(tiny.pixels(12, 12)))
@@ -114,7 +114,7 @@ def test_names_without_a_layout_are_refused() -> None:
 
 
 def test_layer_scale_that_the_module_lacks_is_folded() -> None:
-    source, target = dino(scaled=True), dino(scaled=False)
+    source, target = dino(scaled=True), dino(6, scaled=False)
     report = load_into(target, source.state_dict(), heads=2)
     finding(report, "folded", "LayerScale was folded")
     fates = {trail.target: trail.fate for trail in report.trails}
@@ -123,7 +123,7 @@ def test_layer_scale_that_the_module_lacks_is_folded() -> None:
 
 
 def test_layer_scale_that_the_file_lacks_is_one() -> None:
-    source, target = dino(scaled=False), dino(scaled=True)
+    source, target = dino(scaled=False), dino(6, scaled=True)
     report = load_into(target, source.state_dict(), heads=2)
     finding(report, "folded", "LayerScale of ones")
     assert torch.equal(target.blocks[1].ls2.gamma, torch.ones(12))
@@ -165,6 +165,14 @@ def test_a_head_that_the_file_lacks(init: str | None) -> None:
     assert set(said.names) == {"head.weight", "head.bias"}
     expected = before if init is None else torch.zeros_like(before)
     assert torch.equal(with_head.head.weight, expected)
+
+
+def test_a_head_in_a_place_that_is_only_read_is_filled() -> None:
+    target, source = dino(), tiny.state(classes=4)
+    target.head = torch.nn.Linear(12, 4)
+    report = load_into(target, source, heads=2)
+    assert torch.equal(target.head.weight, source["head.weight"])
+    tiny.assert_accounted(report, source, target)
 
 
 def test_a_head_of_another_size_is_left_and_named() -> None:
@@ -260,7 +268,7 @@ def test_unknown_parts_of_a_module_are_left_and_named() -> None:
 
 def test_a_text_tower_that_both_have_is_carried() -> None:
     source, target = modules.Clip(), modules.Clip()
-    weights = {f"module.{name}": tensor for name, tensor in source.state_dict().items()}
+    weights = {f"module._orig_mod.{name}": tensor for name, tensor in source.state_dict().items()}
     report = load_into(target, weights, heads=2)
     assert all(torch.equal(t, source.state_dict()[n]) for n, t in target.state_dict().items())
     tiny.assert_accounted(report, weights, target)

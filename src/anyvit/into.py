@@ -10,6 +10,7 @@ from anyvit import adapt, canon, fit, integrity, meta, rewrite, rules
 from anyvit.adapt import Adapted, Wanted
 from anyvit.errors import BadArgument, Incomplete, Unsayable
 from anyvit.lazy import Lazy
+from anyvit.module import real_names
 from anyvit.reading import Reading, coverage
 from anyvit.report import Finding, Report, Trail, fold, order
 from anyvit.rules import parent
@@ -209,7 +210,9 @@ def _spoken(fitted: fit.Fitted, target: Target) -> tuple[dict[str, Lazy], dict[s
     chunks = {found["i"]: found["_"] for found in numbers}
     sizes = fit.axis_sizes(fitted.spec)
     run = rules.write(fitted.tensors, table, match.prefix, sizes, lambda index: chunks.get(index, 0))
+    have = target.all
     wrong = [*run.leftover, *run.partial, *(n for fault in run.faults for n in fault.names)]
+    wrong += [n for n in run.tensors if n not in have]
     if wrong:
         text = "; ".join(fault.text for fault in run.faults[:2])
         raise Incomplete(
@@ -220,10 +223,8 @@ def _spoken(fitted: fit.Fitted, target: Target) -> tuple[dict[str, Lazy], dict[s
     for name, tensor in target.tensors.items():
         for origin in tensor.origin:
             parts[origin] = (*parts.get(origin, ()), name)
-    have = target.all
-    values = {n: t for n, t in run.tensors.items() if n in have}
     zeros = {n: rewrite.zeros(have[n].shape, have[n].dtype) for n in match.in_blocks if "adaln" in n.lower()}
-    return {**values, **zeros}, parts
+    return {**run.tensors, **zeros}, parts
 
 
 def _check_shapes(values: Tensors, target: Target, spec: Spec) -> None:
@@ -256,11 +257,11 @@ def _shared_towers(source: Reading, target: Target, values: Tensors) -> dict[str
     """Tensors beside the image tower that file and module share by name and shape (a text tower)."""
     assert source.match is not None and target.reading.match is not None
     mine, theirs = above(source.match.prefix, target.reading.match.prefix)
-    have = target.all
+    have, real = target.all, real_names(source.checkpoint)
     out = {}
     for name, fate in source.fates.items():
         there = theirs + name.removeprefix(mine)
-        tensor = source.checkpoint.tensors.get(name)
+        tensor = source.checkpoint.tensors.get(real.get(name, name))
         if fate not in ("outside", "unexplained") or tensor is None or not name.startswith(mine):
             continue
         if there in have and there not in values and have[there].shape == tensor.shape:
@@ -398,10 +399,9 @@ def _report(source: Reading, target: Target, plan: Plan, findings: list[Finding]
 def source_fates(source: Reading, values: Tensors) -> dict[str, str]:
     """What became of each tensor of a file, given the tensors that were made of it."""
     used = {origin for tensor in values.values() for origin in tensor.origin}
+    real = real_names(source.checkpoint)
     fates = {}
-    for name, fate in source.fates.items():
-        if name in used:
-            fates[name] = "carried"
-        else:
-            fates[name] = "ignored" if fate == "carried" else fate
+    for plain, fate in source.fates.items():
+        name = real.get(plain, plain)
+        fates[name] = "carried" if name in used else "ignored" if fate == "carried" else fate
     return fates
