@@ -36,10 +36,10 @@ UNDECIDABLE = {
 }  # fmt: skip
 """Where names and shapes do not hold the truth: manifest → (field, reason)."""
 
+MISTAKEN = {"timm/vit_dpwee_patch16_reg1_gap_256"}
+"""Manifests whose truth is not the file's: this one has biases of q, k and v in in_proj.bias and LayerScale in ls.gamma."""
+
 UNSAYABLE = {
-    "rel_pos.mlp.": "relative positions that an MLP computes",
-    "lambda_q1": "differential attention",
-    "blocks.0.in_norm.": "attention and MLP stand side by side",
     "attns": "parallel blocks",
 }
 """A part of a name → what the reference ViT has no words for, in the words of the refusal."""
@@ -146,10 +146,11 @@ def test_released_checkpoints_are_read_right_without_their_values() -> None:
     failures = {stem(path): found for path in sayable if (found := wrong(path))}
     listed = "\n".join(f"{name}: {found}" for name, found in failures.items())
     assert len(failures) <= 0.01 * len(sayable), listed
-    known = {manifest(path)["name"] for path in sayable} & UNDECIDABLE.keys()
+    known = {manifest(path)["name"] for path in sayable} & (UNDECIDABLE.keys() | MISTAKEN)
     unexpected = [
         stem(path) for path in sayable
         if (found := wrong(path)) and list(found) != list(UNDECIDABLE.get(manifest(path)["name"], ())[:1])
+        and manifest(path)["name"] not in MISTAKEN
     ]  # fmt: skip
     assert not unexpected, listed
     assert len(failures) == len(known), "something undecidable is told after all: take it from the table\n" + listed

@@ -5,7 +5,7 @@ Both sides name every axis; swapping the sides inverts the operation. Beyond ein
 - list axes (several tensors on one side) stand first: `(parts o) ... -> parts o ...` cuts a fused q/k/v;
 - `(k+n)` joins two tensors of unequal length; the other side then has one pattern per tensor, set apart by commas;
 - axes that differ only in a trailing digit have the same size: `o (c p1 p2) -> o c p1 p2`, and so has the one without a
-  digit: `(m+d1+d2) d -> m d, d1 d, d2 d`;
+  digit: `(m+d1+d2) d -> m d, d1 d, d2 d`; parts that are alike are solved together;
 - a literal `1` is an axis of size one, `...` are all axes not named.
 
 Where the order of the elements is the same on both sides nothing is computed: byte ranges are regrouped.
@@ -345,13 +345,15 @@ def _pairs(side: Side, shape: tuple[int, ...], text: str) -> list[tuple[Group, i
 
 
 def _solve_sum(group: Group, size: int, solved: dict[str, int], sizes: Mapping[str, int], text: str) -> None:
-    roots = {name: solved[root] for name in group if (root := name.rstrip("0123456789")) != name and root in solved}
+    told = {**sizes, **solved}
+    roots = {name: told[root] for name in group if (root := name.rstrip("0123456789")) != name and root in told}
     known = {**roots, **{name: sizes[name] for name in group if name in sizes}}
     unknown = [name for name in group if name not in known]
     rest = size - sum(known.values())
-    if len(unknown) > 1 or rest < 0 or (not unknown and rest):
+    alike_parts = len({name.rstrip("0123456789") for name in unknown}) == 1 and rest % len(unknown) == 0
+    if (unknown and not alike_parts) or rest < 0 or (not unknown and rest):
         raise AxesError(f"the parts of a joined axis of {text!r} are not known", found=size, expected=known)
-    solved.update({name: known.get(name, rest) for name in group})
+    solved.update({name: known[name] if name in known else rest // len(unknown) for name in group})
 
 
 def _solve_product(group: Group, size: int, solved: dict[str, int], sizes: Mapping[str, int], text: str) -> None:

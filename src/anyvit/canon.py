@@ -65,6 +65,15 @@ NAMES: tuple[Name, ...] = (
     Name(B + "attn.q_norm.{p}", "e", "norm", "norm of the queries, per head (e) or over the full width (d)", bias="e"),
     Name(B + "attn.k_norm.{p}", "e", "norm", "norm of the keys", bias="e"),
     Name(B + "attn.norm.{p}", "d", "norm", "norm between attention and its output projection (EVA sub-norm)"),
+    Name(B + "attn.sub_norm.weight", "e", "norm", "RMS norm of every head's output (differential attention)"),
+    Name(B + "attn.lambda_q1", "s", "attention", "differential attention: λ = exp(q1·k1) − exp(q2·k2) + its start"),
+    Name(B + "attn.lambda_k1", "s", "attention", "see lambda_q1"),
+    Name(B + "attn.lambda_q2", "s", "attention", "see lambda_q1"),
+    Name(B + "attn.lambda_k2", "s", "attention", "see lambda_q1"),
+    Name(
+        B + "attn.lambda_a", "", "attention", "differential attention with two numbers: λ = exp(a) − exp(b) + its start"
+    ),
+    Name(B + "attn.lambda_b", "", "attention", "see lambda_a"),
     Name(B + "attn.rel_pos", "s h", "position", "relative position table of this block (BEiT)"),
     Name(B + "attn.rel_mlp.fc1.{p}", "s s", "position", "MLP from offsets to relative biases of this block", bias="s"),
     Name(B + "attn.rel_mlp.fc2.{p}", "h s", "position", "its last matrix, one output a head", bias="h"),

@@ -25,7 +25,12 @@ Spell = Callable[[str], str]
 
 
 def check(
-    tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int] = (), source: Mapping[str, Lazy] | None = None
+    tensors: Mapping[str, Lazy],
+    spell: Spell,
+    blocks: Sequence[int] = (),
+    source: Mapping[str, Lazy] | None = None,
+    *,
+    one_norm: bool = False,
 ) -> list[Finding]:
     """Everything that keeps these tensors from being one Vision Transformer.
 
@@ -34,8 +39,9 @@ def check(
         spell: canonical name → name in the file's own words, for messages.
         blocks: block numbers that the file names, if more than `tensors` shows.
         source: the file's own tensors, whose shapes messages quote.
+        one_norm: whether attention and MLP are known to stand side by side behind one norm.
     """
-    return _missing(tensors, spell, blocks) + _shapes(tensors, source or {})
+    return _missing(tensors, spell, blocks, one_norm or parallel(tensors)) + _shapes(tensors, source or {})
 
 
 def width_of(tensors: Mapping[str, Lazy]) -> int:
@@ -62,7 +68,7 @@ def depth_of(tensors: Mapping[str, Lazy]) -> list[int]:
     return sorted({number for name in tensors if (number := canon.block_of(name)) is not None})
 
 
-def _missing(tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int]) -> list[Finding]:
+def _missing(tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int], one_norm: bool) -> list[Finding]:
     present = sorted({*depth_of(tensors), *blocks})
     if not present:
         return [Finding("missing", (), "there are no transformer blocks", fatal=True)]
@@ -77,10 +83,10 @@ def _missing(tensors: Mapping[str, Lazy], spell: Spell, blocks: Sequence[int]) -
         cause = f"{which} missing: the file names blocks {ranges(present)}"
         names = fold(spell(REQUIRED[0].format(i=n)) for n in gaps)
         findings.append(Finding("missing", names, cause, "the file was cut or filtered; get it whole", True))
-    return findings + _uneven(tensors, present, spell)
+    return findings + _uneven(tensors, present, spell, one_norm)
 
 
-def _uneven(tensors: Mapping[str, Lazy], present: Sequence[int], spell: Spell) -> list[Finding]:
+def _uneven(tensors: Mapping[str, Lazy], present: Sequence[int], spell: Spell, one_norm: bool) -> list[Finding]:
     """Names that some blocks have and others lack, and names that no block can do without."""
     by_name: dict[str, set[int]] = {}
     for name in tensors:
@@ -104,11 +110,11 @@ def _uneven(tensors: Mapping[str, Lazy], present: Sequence[int], spell: Spell) -
         what = f"{len(names)} tensor{'s' * (not one)} {verb} block{'s' * (len(numbers) > 1)} {ranges(numbers)}"
         cause = f"{what}; {other}"
         findings.append(Finding("missing", listed, cause, "the file was cut or edited; get it whole", True))
-    return findings + _required(by_name, spell, parallel(tensors))
+    return findings + _required(by_name, spell, one_norm)
 
 
 def parallel(tensors: Mapping[str, Lazy]) -> bool:
-    """Whether one matrix feeds attention and MLP, so that one norm is enough; what else it means the Spec says."""
+    """Whether attention and MLP stand side by side behind one norm, which one matrix for both shows."""
     query, first = (tensors.get(B.format(i=0) + name) for name in ("attn.q.weight", "mlp.fc1.weight"))
     return query is not None and first is not None and bool(set(query.origin) & set(first.origin))
 

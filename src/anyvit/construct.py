@@ -96,8 +96,7 @@ def _timm(name: str, state: Adapted) -> nn.Module:
 
 def _timm_arguments(name: str, state: Adapted, dialect: str) -> dict[str, Any]:
     """What a registered name has to be given for a model."""
-    table = "timm" if dialect == "timm-distilled" else dialect
-    fitted = export.fitted(state, dialects.get(table))
+    fitted = export.fitted(state, dialects.get(timm_forms.TABLES.get(dialect, dialect)))
     spec = timm.settle(fitted.spec, fitted.tensors)
     form = timm.form_of(spec, dialect)
     assert form is not None

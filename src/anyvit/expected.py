@@ -19,6 +19,7 @@ ZERO = ("head.bias", "head_dist.bias", "pre_logits.bias")
 """Biases of heads that some files lack; zeros say the same."""
 
 ADALN = ("shift1", "scale1", "shift2", "scale2")
+LAMBDAS = {"vectors": ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), "scalars": ("lambda_a", "lambda_b")}
 PARTS: Mapping[str, tuple[str, ...]] = {"instantmesh": ADALN, "dit": (*ADALN, "gate1", "gate2")}
 
 
@@ -61,6 +62,11 @@ def _relative(spec: Spec) -> Shape:
     return (2 * rows - 1) * (2 * columns - 1) + 3 * (spec.num_prefix > 0), spec.num_heads
 
 
+def _relative_mlp(spec: Spec, name: str) -> Named:
+    yield from _linear(f"{name}.fc1", 2, spec.rel_mlp_dim or 0)
+    yield from _linear(f"{name}.fc2", spec.rel_mlp_dim or 0, spec.num_heads, spec.rel_mlp_log == "log")
+
+
 def _embed(spec: Spec) -> Named:
     d, kinds = spec.embed_dim, spec.pos_embed.split("+")
     rows, columns = grid_of(spec)
@@ -78,6 +84,7 @@ def _embed(spec: Spec) -> Named:
     ):
         if there:
             yield name, shape
+    yield from _relative_mlp(spec, "embed.rel_mlp") if "relpos_mlp_shared" in kinds else ()
     yield from _norm(spec, "embed.patch_norm", d) if spec.patch_norm else ()
     yield from _norm(spec, "embed.norm", d) if spec.pre_norm else ()
     if spec.condition and spec.condition_inputs:
@@ -87,26 +94,35 @@ def _embed(spec: Spec) -> Named:
 
 def _block(spec: Spec, number: int) -> Named:
     d, m, width = spec.embed_dim, spec.mlp_dim, spec.num_heads * spec.heads_dim
-    yield from (*_norm(spec, "norm1", d), *_norm(spec, "norm2", d))
+    aside = spec.ffn == "parallel_scaling"
+    yield from (*_norm(spec, "norm1", d), *(() if aside else _norm(spec, "norm2", d)))
     for part in "qkv":
         yield from _linear(f"attn.{part}", d, width, spec.qkv_bias is True or (spec.qkv_bias == "qv" and part != "k"))
     yield from _linear("attn.out", width, d, spec.proj_bias)
     yield from _norm(spec, "attn.norm", width) if spec.attn_norm else ()
     for name in ("attn.q_norm", "attn.k_norm") if spec.qk_norm else ():
         full = spec.qk_norm == "full"
-        yield from _norm(spec, name, width if full else spec.heads_dim, "rmsnorm" if full else None)
+        each = spec.heads_dim // 2 if spec.diff_attn else spec.heads_dim
+        yield from _norm(spec, name, width if full else each, "rmsnorm" if full else None)
+    if spec.diff_attn:
+        yield "attn.sub_norm.weight", (spec.heads_dim,)
+        vectors = spec.diff_attn == "vectors"
+        yield from ((f"attn.{name}", (spec.heads_dim // 2,) if vectors else ()) for name in LAMBDAS[spec.diff_attn])
     kinds = spec.pos_embed.split("+")
     rows, columns = (spec.window,) * 2 if spec.window and number not in spec.global_blocks else grid_of(spec)
     if "relpos" in kinds:
         yield "attn.rel_pos", _relative(spec)
+    if "relpos_mlp" in kinds:
+        yield from _relative_mlp(spec, "attn.rel_mlp")
     if "relpos_decomposed" in kinds:
         yield "attn.rel_pos_h", (2 * rows - 1, spec.heads_dim)
         yield "attn.rel_pos_w", (2 * columns - 1, spec.heads_dim)
     if spec.layer_scale:
         yield from (("ls1", (d,)), *((("ls2", (d,)),) if spec.mlp_layer_scale else ()))
-    for name in ("mlp.fc1",) if spec.ffn == "mlp" else ("mlp.gate", "mlp.up"):
+    plain = aside or spec.ffn == "mlp"
+    for name in ("mlp.fc1",) if plain else ("mlp.gate", "mlp.up"):
         yield from _linear(name, d, m, spec.mlp_bias)
-    yield from _linear("mlp.fc2" if spec.ffn == "mlp" else "mlp.down", m, d, spec.mlp_bias)
+    yield from _linear("mlp.fc2" if plain else "mlp.down", m, d, spec.mlp_bias and not (aside and spec.diff_attn))
     yield from _norm(spec, "mlp.norm", m) if spec.mlp_norm else ()
     for part in PARTS.get(spec.condition or "", ()):
         yield from _linear(f"adaln.{part}", d, d)

@@ -16,7 +16,7 @@ from anyvit.lazy import Checkpoint, Lazy
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Finding, Report, Trail, fold, order
 from anyvit.rules import Dialect
-from anyvit.spec import Spec
+from anyvit.spec import PLAIN, Spec
 
 if TYPE_CHECKING:
     from anyvit.containers.stream import Seal
@@ -287,7 +287,7 @@ def assumed_otherwise(tensors: Mapping[str, Lazy], dialect: Dialect, spec: Spec)
     unsaid = {}
     for name in ("eps", "num_heads", "block_norm", "pool", "act"):
         mine, theirs = getattr(spec, name), getattr(read, name)
-        if mine != theirs and (name != "pool" or spec.num_classes) and (name != "act" or spec.ffn == "mlp"):
+        if mine != theirs and (name != "pool" or spec.num_classes) and (name != "act" or spec.ffn in PLAIN):
             unsaid[name] = f"{source} {theirs}"
     if (spec.rope is None) != (read.rope is None):
         unsaid["rope"] = f"models of {dialect.name} {'never' if spec.rope else 'always'} rotate positions"

@@ -72,6 +72,11 @@ def _periods(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
     return rewrite.rope_periods(tensors, spec.rope.base, spec.heads_dim // 4) if spec.rope else None
 
 
+def _scaled(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
+    """LayerScale of side-by-side branches scales their sum and stays."""
+    return None if spec.ffn == "parallel_scaling" else rewrite.fold_layer_scale(tensors)
+
+
 def _classes(tensors: Tensors) -> dict[str, Any]:
     return {"num_classes": tensors["head.weight"].shape[0], "projection_dim": None, "projection_bias": False}
 
@@ -110,7 +115,7 @@ STEPS: tuple[Step, ...] = (
     Step("the key bias, which softmax does not see, was dropped", _no_key_bias, QKV[1:2], (),
          {"qkv_bias": "qv"}, False),
     *_biases("q, k and v biases", QKV, field="qkv_bias"),
-    Step("LayerScale was folded into the matrices before it", _plain(rewrite.fold_layer_scale), SCALES, (),
+    Step("LayerScale was folded into the matrices before it", _scaled, SCALES, (),
          {"layer_scale": False}, False),
     Step("LayerScale of ones was added", _plain(rewrite.unit_layer_scale), (), SCALES,
          {"layer_scale": True, "mlp_layer_scale": True}),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-from anyvit.conform import depth_of, parallel, width_of
+from anyvit.conform import depth_of, width_of
 from anyvit.dialects.lineages import Lineage
 from anyvit.lazy import Lazy
-from anyvit.spec import Fact, Spec, pair, single
+from anyvit.spec import PLAIN, Fact, Spec, pair, single
 
 Grid = tuple[int, int]
 
@@ -125,6 +125,9 @@ def _block(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, 
         )
     else:
         found["qk_norm"] = _measured(False, "no q_norm")
+    if has("attn.sub_norm.weight"):
+        kind = "scalars" if has("attn.lambda_a") else "vectors"
+        found["diff_attn"] = _measured(kind, "lambda and sub_norm: the difference of two softmax maps")
     if has("adaln.shift1.weight"):
         kind = "dit" if has("adaln.gate1.weight") else "instantmesh"
         found["condition"] = _measured(kind, "AdaLN modulation in every block")
@@ -143,12 +146,13 @@ def _mlp(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fa
         last, why = "blocks.0.mlp.down.weight", f"gate and up {'in one tensor' if fused else 'apart'}"
     else:
         kind, last, why = "mlp", "blocks.0.mlp.fc2.weight", "two matrices, no gate"
-    if "blocks.0.norm2.weight" not in tensors and parallel(tensors):
+    if "blocks.0.norm2.weight" not in tensors:
         kind, why = "parallel_scaling", "one norm for attention and MLP: they stand side by side"
     found = {"ffn": _measured(kind, why)}
     if last in tensors:
         found["mlp_dim"] = _measured(tensors[last].shape[-1], _shape(tensors, last))
-        found["mlp_bias"] = _measured(last.replace("weight", "bias") in tensors, f"bias of {last}")
+        bias = f"blocks.0.mlp.{'gate' if gate is not None else 'fc1'}.bias"
+        found["mlp_bias"] = _measured(bias in tensors, f"{bias} is {'present' if bias in tensors else 'absent'}")
     return found
 
 
@@ -216,6 +220,11 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
         kinds.append("relpos_shared")
     elif "blocks.0.attn.rel_pos" in tensors:
         kinds.append("relpos")
+    if "embed.rel_mlp.fc1.weight" in tensors:
+        kinds.append("relpos_mlp_shared")
+    elif "blocks.0.attn.rel_mlp.fc1.weight" in tensors:
+        kinds.append("relpos_mlp")
+    found.update(_relative_mlp(tensors))
     if "rope" in clues.lineage.facts and _rotates(tensors, clues):
         kinds.append("rope")
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
@@ -234,6 +243,20 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
         size = single((grid.value[0] * patch[0], grid.value[1] * patch[1]))
         found["image_size"] = Fact(size, grid.how, f"grid {grid.value[0]} × {grid.value[1]} of the position table")
     return found
+
+
+def _relative_mlp(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
+    """The MLP from offsets to biases; only the one on plain logarithms has a bias at its end (timm's RelPosMlp)."""
+    name = next((n for n in ("embed.rel_mlp.", "blocks.0.attn.rel_mlp.") if n + "fc1.weight" in tensors), None)
+    if name is None:
+        return {}
+    bias = name + "fc2.bias"
+    return {
+        "rel_mlp_dim": _measured(tensors[name + "fc1.weight"].shape[0], _shape(tensors, name + "fc1.weight")),
+        "rel_mlp_log": _measured(
+            "log" if bias in tensors else "swin", f"{bias} is {'present' if bias in tensors else 'absent'}"
+        ),
+    }
 
 
 def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
@@ -299,7 +322,7 @@ def _given(clues: Clues, facts: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def _activation(facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
-    if facts["ffn"].value != "mlp" and "act" not in clues.given:
+    if facts["ffn"].value not in PLAIN and "act" not in clues.given:
         return {"act": Fact("silu", "assumed", "gated MLPs of Vision Transformers use SiLU (SwiGLU)")}
     if "act" not in facts:
         return {"act": Fact("gelu", "assumed", "nothing in the file says it; erf GELU is the usual one")}
@@ -318,6 +341,11 @@ def _heads(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fact])
     channels = None
     if facts["qk_norm"].value == "head":
         channels = tensors["blocks.0.attn.q_norm.weight"].shape[0], "length of q_norm"
+    if "blocks.0.attn.sub_norm.weight" in tensors:
+        channels = tensors["blocks.0.attn.sub_norm.weight"].shape[0], "length of sub_norm"
+    for name in ("embed.rel_mlp.fc2.weight", "blocks.0.attn.rel_mlp.fc2.weight"):
+        if name in tensors:
+            return {"num_heads": _measured(tensors[name].shape[0], _shape(tensors, name))}
     sam = next((t for n, t in tensors.items() if n.endswith("attn.rel_pos_h")), None)
     if sam is not None:
         channels = sam.shape[-1], "channels of rel_pos_h"

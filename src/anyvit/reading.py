@@ -124,7 +124,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if spec is not None:
         canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
         findings += grouped
-    findings += _problems(match, run, canonical, tensors)
+    findings += _problems(match, run, canonical, tensors, facts)
     findings += _doubts(spec, canonical, ask, facts, run)
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
@@ -238,6 +238,9 @@ def _translate(
     mixed = next((fault for fault in run.faults if fault.rule.ours == "embed.[cls|reg]"), None)
     if mixed is not None and not sizes:
         sizes = {"t": min(CLASS_TOKENS, tensors[mixed.names[0]].shape[-2])}
+        run = read(mine, match.dialect, match.prefix, sizes, match.hits)
+    if any("are not known" in fault.text and not _is_table(fault) for fault in run.faults):
+        sizes = {**sizes, "d": conform.width_of(run.tensors)}
         run = read(mine, match.dialect, match.prefix, sizes, match.hits)
     waiting = [f for f in run.faults if _is_table(f)]
     if not waiting:
@@ -362,7 +365,11 @@ def _spell(match: Match, name: str) -> str:
     return name
 
 
-def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Finding]:
+def _problems(
+    match: Match, run: Run, canonical: Mapping[str, Lazy], source: Mapping[str, Lazy], facts: Mapping[str, Fact]
+) -> list[Finding]:
+    told = "ffn" in facts and facts["ffn"].value == "parallel_scaling"
+    one_norm = told or match.dialect.lineage == "anyvit"
     findings = diagnose.signs(match.unexplained)
     for fault in run.faults:
         if fault.rule.ours != "embed.[pos_prefix|pos]" or "not known" not in fault.text:
@@ -378,7 +385,7 @@ def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy], source: Map
     hidden = {n for names in run.partial.values() for n in names}
     findings += [
         f
-        for f in conform.check(canonical, lambda name: _spell(match, name), (), source)
+        for f in conform.check(canonical, lambda name: _spell(match, name), (), source, one_norm=one_norm)
         if not (f.kind == "missing" and run.faults and not f.names)
     ]
     inside = match.in_blocks
@@ -424,7 +431,10 @@ def _doubts(
     if "t" in run.sizes and "num_cls" not in facts and any("token.token" in n for n in run.used):
         cause = f"one tensor holds class tokens and registers; the first {CLASS_TOKENS} are taken for class tokens"
         findings.append(Finding("assumed", ("num_cls",), cause))
-    for name, what in (("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation")):
+    doubtful = [("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation")]
+    if spec.block_norm != "pre":
+        doubtful.append(("block_norm", "norms inside the blocks stand after each branch:"))
+    for name, what in doubtful:
         fact = spec.facts.get(name)
         if fact is not None and fact.how == "assumed":
             remedy = "heads=…" if name == "num_heads" else None
@@ -442,18 +452,8 @@ def _doubts(
     if spec.in_chans != len(spec.mean):
         cause = f"the patch kernel takes {spec.in_chans} channels; mean and std are known for {len(spec.mean)}"
         findings.append(Finding("note", canonical["embed.patch.weight"].origin, cause))
-    unfit = [n for n in canonical if ".rel_mlp." in n or n.startswith("embed.rel_mlp")]
-    if unfit:
-        cause = "relative positions that an MLP computes (timm's RelPosMlp); the reference ViT has none"
-        findings.append(Finding("unexplained", fold(unfit), cause, "use timm for this model", True))
-    if spec.ffn in ("parallel_scaling", "mlp_x2"):
-        what = "attention and MLP stand side by side behind one norm"
-        what = (
-            what
-            if spec.ffn == "parallel_scaling"
-            else "parallel blocks: two attentions and two MLPs stand side by side in each"
-        )
-        cause = f"{what}; the reference ViT has no such block"
+    if spec.ffn == "mlp_x2":
+        cause = "parallel blocks: two attentions and two MLPs stand side by side in each; the reference ViT has no such block"
         findings.append(Finding("unexplained", (), cause, "use timm for this model", True))
     if spec.condition:
         cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"

@@ -27,6 +27,10 @@ class Fact:
         return f"{self.value} ({self.how}: {self.source})"
 
 
+PLAIN = ("mlp", "parallel_scaling", "mlp_x2")
+"""Values of `ffn` whose MLP has two matrices and no gate."""
+
+
 @dataclass(frozen=True)
 class Rope:
     """A rotary position embedding; nothing of it but optional tables is in a file.
@@ -86,6 +90,8 @@ class Spec:
     ffn: str = "mlp"
     qkv_bias: bool | str = True
     """True, False, or "qv" (no key bias)."""
+    diff_attn: str | None = None
+    """Differential attention, the difference of two softmax maps: None, "vectors" (λ of four vectors) or "scalars"."""
     qk_norm: bool | str = False
     """False, "head" (per head) or "full" (over the full width, before the heads are cut)."""
     layer_scale: bool = False
@@ -147,6 +153,10 @@ class Spec:
     """Which class tokens are joined to `pooled` (RADIO); None: all."""
     resample: Mapping[str, Any] | str = "timm"
     """The recipe of the source for position tables of another size (see `resample`)."""
+    rel_mlp_dim: int | None = None
+    """Hidden width of the MLP from offsets to relative biases (`pos_embed` "relpos_mlp")."""
+    rel_mlp_log: str = "log"
+    """Its offsets: "log" (log of 1 + patches) or "swin" (log2 of offsets scaled to 8; sigmoid times 16 after it)."""
     rel_resample: str = "beit-geometric"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)

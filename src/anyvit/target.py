@@ -11,7 +11,7 @@ from anyvit.lazy import Lazy
 from anyvit.module import checkpoint_of, facts_of, real_names
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Finding
-from anyvit.spec import Fact, Spec
+from anyvit.spec import PLAIN, Fact, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,7 +133,7 @@ def contradictions(spec: Spec, target: Target, fitted: Tensors) -> list[Finding]
     findings = []
     for name, fact in target.facts.items():
         own: Any = getattr(spec, name, None)
-        if name not in ("eps", "act", "num_heads", "pool") or (name == "act" and spec.ffn != "mlp"):
+        if name not in ("eps", "act", "num_heads", "pool") or (name == "act" and spec.ffn not in PLAIN):
             continue
         if name == "pool" and ("head.weight" not in fitted or spec.pool not in ("cls", "avg", "map")):
             continue

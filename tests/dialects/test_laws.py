@@ -58,6 +58,9 @@ def test_names_are_unique() -> None:
 @every
 def test_writes_a_patch_kernel_and_blocks(dialect: Dialect) -> None:
     names = writable(dialect)
+    if dialect.name == "timm-parallel-things":
+        assert not names, "a model with two attentions in a block cannot be said"
+        return
     assert "embed.patch.weight" in names
     assert {"blocks.0.norm1.weight", "blocks.0.attn.q.weight", "blocks.0.attn.out.weight"} <= set(names)
 

@@ -32,8 +32,6 @@ OTHER_TRUNKS = ("EVA0", "PE-Core")
 
 UNSAID = {
     "timm/vit_base_patch16_18x2_224": "attns",
-    "timm/vit_dlittle_patch16_reg1_gap_256": "lambda_q1",
-    "timm/vit_dpwee_patch16_reg1_gap_256": "lambda_q1",
 }
 """Models whose function the vocabulary has no words for, and a part of a name that must stay unexplained."""
 
@@ -57,6 +55,10 @@ def dialect_of(content: Mapping[str, Any]) -> str:
         return "dinov2-chunked" if chunks(content) else "dinov2"
     if content["layout"] != "timm":
         return DIALECTS[content["layout"]]
+    if any(".lambda_q1" in name and ".attn." not in name for name in content["tensors"]):
+        return "timm-parallel-diff"
+    if any(name.endswith("in_proj.bias") and ".attn." not in name for name in content["tensors"]):
+        return "timm-parallel-biased"
     return {"glu_fused": "timm-glu", "swiglu": "timm-swiglu", "parallel_scaling": "timm-parallel"}.get(
         content["arch"]["ffn"], "timm"
     )
@@ -77,7 +79,8 @@ def lazies(content: Mapping[str, Any]) -> dict[str, Lazy]:
 def read_whole(content: Mapping[str, Any]) -> tuple[Run, dict[str, Lazy]]:
     tensors = lazies(content)
     prefix = content["tower_prefix"] or ""
-    run = read(tensors, get(dialect_of(content)), prefix, {"k": content["arch"]["pos_embed_includes_prefix"] or 0})
+    sizes = {"k": content["arch"]["pos_embed_includes_prefix"] or 0, "d": content["arch"]["embed_dim"]}
+    run = read(tensors, get(dialect_of(content)), prefix, sizes)
     return run, {name: tensor for name, tensor in tensors.items() if name.startswith(prefix) or name in run.used}
 
 

@@ -166,29 +166,6 @@ def test_naflex_is_the_same_function(timm: Any) -> None:
     np.testing.assert_array_equal(back["embed.patch.weight"].read(), tensors["embed.patch.weight"].read())
 
 
-def test_side_by_side_blocks_are_split_where_timm_splits_them(timm: Any) -> None:
-    from timm.models.vision_transformer import ParallelScalingBlock
-
-    source = vit(timm, block_fn=ParallelScalingBlock, qkv_bias=False, qk_norm=True, num_classes=0)
-    ours = {name: torch.from_numpy(t.read().copy()) for name, t in canonical(source, "timm-parallel").items()}
-
-    def linear(x: Any, name: str) -> Any:
-        weight, bias = (ours.get(f"blocks.0.{name}.{part}") for part in ("weight", "bias"))
-        return torch.nn.functional.linear(x, weight, bias)
-
-    def norm(x: Any, name: str) -> Any:
-        weight, bias = (ours[f"blocks.0.{name}.{part}"] for part in ("weight", "bias"))
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
-
-    x = torch.randn(2, 5, 12)
-    y = norm(x, "norm1")
-    q, k, v = (linear(y, f"attn.{part}").unflatten(-1, (2, 6)).transpose(1, 2) for part in "qkv")
-    q, k = norm(q, "attn.q_norm"), norm(k, "attn.k_norm")
-    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    mlp = linear(torch.nn.functional.gelu(linear(y, "mlp.fc1")), "mlp.fc2")
-    same(x + linear(mixed, "attn.out") + mlp, source.blocks[0](x))
-
-
 def test_attention_pool_of_timm(timm: Any) -> None:
     source = vit(timm, class_token=False, global_pool="map", num_classes=4)
     tensors = canonical(source, "timm", k=0)

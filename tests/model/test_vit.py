@@ -194,7 +194,7 @@ def test_pictures_that_were_not_normalised_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("act", "mish"), ("norm", "batchnorm"), ("ffn", "parallel_scaling"), ("pool", "max"), ("block_norm", "sandwich"),
+    [("act", "mish"), ("norm", "batchnorm"), ("ffn", "mlp_x2"), ("pool", "max"), ("block_norm", "sandwich"),
      ("qk_norm", "half"), ("final_norm", "layernorm"), ("pos_embed", "alibi"), ("resample", "nosuch")],
 )  # fmt: skip
 def test_a_part_that_the_model_does_not_have_is_refused(field: str, value: str) -> None:

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the peers need torch")
 from support import peers as tiny  # noqa: E402
 from support.peers import assert_accounted, assert_close, pixels, said, shaken, snapshot  # noqa: E402
 
-from anyvit.api import convert, inspect, load_into  # noqa: E402
+from anyvit.api import convert, inspect, load, load_into  # noqa: E402
 from anyvit.construct import build  # noqa: E402
 from anyvit.errors import Incomplete, Unsayable  # noqa: E402
 
@@ -39,6 +39,16 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dinov3": ("vit_small_patch16_dinov3", {"num_classes": 0}),
     "beit": ("beit_base_patch16_224", {}),
     "aimv2": ("aimv2_large_patch14_224", {"num_classes": 0}),
+    "parallel": ("vit_pwee_patch16_reg1_gap_256", {}),
+    "parallel_without_qkv_bias": ("vit_base_patch16_xp_224", {}),
+    "parallel_differential": ("vit_dpwee_patch16_reg1_gap_256", {}),
+    "differential": ("vit_dwee_patch16_reg1_gap_256", {}),
+    "relpos_mlp": ("vit_relpos_base_patch16_224", {}),
+    "relpos_mlp_cls": ("vit_relpos_base_patch16_clsgap_224", {}),
+    "relpos_mlp_shared": ("vit_srelpos_medium_patch16_224", {}),
+    "relpos_mlp_swin": ("vit_relpos_base_patch16_224", {"rel_pos_type": "mlp-swin"}),
+    "relpos_post_norm": ("vit_relpos_base_patch16_rpn_224", {}),
+    "relpos_table": ("vit_relpos_base_patch16_224", {"rel_pos_type": "bias"}),
 }
 ROUNDABOUT = [
     ("plain", "google-npz"), ("plain", "hf-vit"), ("plain", "hf-vit-memory"), ("plain", "dinov2"),
@@ -50,6 +60,8 @@ ROUNDABOUT = [
     ("distilled", "hf-deit"), ("clip", "open_clip"), ("clip", "openai-clip"), ("clip", "hf-clip"),
     ("siglip", "hf-siglip"), ("siglip", "big_vision"), ("intern", "internvit"), ("eva02_base", "eva02"),
     ("dinov3", "hf-dinov3"), ("dinov3", "dinov3"), ("beit", "beit"), ("beit", "hf-beit"),
+    ("parallel", "anyvit"), ("parallel_differential", "anyvit"), ("differential", "anyvit"),
+    ("relpos_mlp_cls", "anyvit"), ("relpos_mlp_shared", "anyvit"), ("relpos_mlp_swin", "anyvit"),
 ]  # fmt: skip
 
 
@@ -105,6 +117,32 @@ def test_a_module_is_filled_from_other_names(model: Any, variant: str, dialect: 
     assert_accounted(report, weights, target)
     with torch.no_grad():
         assert_close(target.forward_features(look(variant)), source.forward_features(look(variant)))
+
+
+@pytest.mark.parametrize("variant", ["relpos_mlp", "relpos_mlp_cls", "relpos_mlp_shared", "relpos_mlp_swin"])
+def test_relative_positions_of_an_mlp_follow_the_grid(model: Any, timm: Any, variant: str) -> None:
+    """timm computes them anew for the size that a model is built with; the MLP's weights stay."""
+    source = model(variant)
+    name, options = VARIANTS[variant]
+    wide = timm.create_model(name, **{**SIZES, **options, "img_size": (24, 40)}).eval()
+    wide.load_state_dict(source.state_dict())
+    vit = load(snapshot(source))
+    with torch.no_grad():
+        assert_close(vit(pixels(24, 40)).tokens, wide.forward_features(pixels(24, 40)))
+        assert_close(vit(pixels(48, 48)).tokens, source.forward_features(pixels(48, 48)))
+
+
+def test_two_attentions_in_a_block_are_refused_and_never_written(timm: Any, tmp_path: Path) -> None:
+    source = timm.create_model("vit_small_patch16_18x2_224", **SIZES)
+    report = inspect(snapshot(source))
+    assert not report.ok and "two attentions" in str(report)
+    with pytest.raises(Unsayable, match="timm-parallel-things"):
+        convert(
+            snapshot(timm.create_model("vit_base_patch16_224", **SIZES)),
+            tmp_path / "a.pth",
+            "timm-parallel-things",
+            heads=3,
+        )
 
 
 def test_a_whole_dino_checkpoint_fills_a_module(model: Any, tmp_path: Path) -> None:
@@ -163,7 +201,8 @@ def test_registers_of_the_file_need_a_place(model: Any) -> None:
 def test_a_folder_opens_by_name(timm: Any, model: Any, variant: str, tmp_path: Path) -> None:
     source = model(variant)
     given = snapshot(source)
-    report = convert(given, tmp_path / "out", "timm", heads=3, **grid(variant))
+    size = {"image_size": 48} if variant.startswith("relpos") else {}
+    report = convert(given, tmp_path / "out", "timm", heads=3, **grid(variant), **size)
     assert report.ok
     opened = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     if not {f.names for f in report.of("unsayable")} & {("eps",), ("act",)}:
@@ -182,7 +221,7 @@ def expected_of(source: Any, report: Any) -> Any:
     for part in copy.modules():
         if hasattr(part, "eps"):
             part.eps = report.spec.eps
-        if hasattr(part, "act") and report.spec.ffn == "mlp":
+        if hasattr(part, "act") and report.spec.ffn == "mlp" and not isinstance(part.act, torch.nn.ReLU):
             part.act = acts[report.spec.act]
     return copy
 

@@ -61,7 +61,7 @@ def _literal(value: Any) -> str:
 
 def _timm(spec: Spec, dialect: str, names: Collection[str]) -> str | None:
     form = timm.form_of(spec, dialect)
-    if form is None or (spec.ffn == "parallel_scaling") != (dialect == "timm-parallel"):
+    if form is None:
         return None
     if {"pre_logits.weight", "proj.weight", "proj.fc1.weight", "neck.conv1.weight"} & set(names):
         return None

@@ -301,7 +301,7 @@ def settle(spec: Spec, names: Iterable[str]) -> Spec:
         "patch_norm": has("embed.patch_norm.weight"),
         "patch_bias": has("embed.patch.bias"),
         "proj_bias": has("blocks.0.attn.out.bias"),
-        "mlp_bias": has("blocks.0.mlp.fc2.bias") or has("blocks.0.mlp.down.bias"),
+        "mlp_bias": has("blocks.0.mlp.fc1.bias") or has("blocks.0.mlp.gate.bias"),
         "attn_norm": has("blocks.0.attn.norm.weight"),
         "mlp_norm": has("blocks.0.mlp.norm.weight"),
         "dist_token": has("embed.dist"),

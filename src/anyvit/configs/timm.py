@@ -95,6 +95,10 @@ def form_of(spec: Spec, dialect: str) -> Form | None:
     """How a dialect's models are built, None where it is none of timm's."""
     if dialect == "timm" and spec.dist_token:
         return FORMS["timm-distilled"]
+    if dialect == "timm" and spec.diff_attn:
+        return FORMS["timm-diff"]
+    if dialect == "timm-relpos" and spec.block_norm == "post":
+        return FORMS["timm-relpos-rpn"]
     return FORMS.get(dialect)
 
 

@@ -219,6 +219,19 @@ SAM = (
 )  # fmt: skip
 
 
+def _read_relative(value: Any, config: Mapping[str, Any]) -> str:
+    kind = "relpos_mlp" if str(value).startswith("mlp") else "relpos"
+    return kind + ("_shared" if config.get("shared_rel_pos") else "")
+
+
+def _write_relative(value: Any, spec: Spec) -> str:
+    if value in ("relpos_mlp", "relpos_mlp_shared"):
+        return "mlp" if spec.rel_mlp_log == "log" else "mlp-swin"
+    if value in ("relpos", "relpos_shared"):
+        return "bias"
+    raise Unsaid(f"the class has no words for positions {value}")
+
+
 RELPOS = (
     *SHARED,
     EPS,
@@ -226,5 +239,12 @@ RELPOS = (
     Row("mlp_ratio", "mlp_dim", mlp_ratio(False)),
     Row("global_pool", "pool", POOL),
     Row("qkv_bias", "qkv_bias", switch(ALL_OR_NONE)),
+    Row("qk_norm", "qk_norm", HEAD_NORM),
     Row("act_layer", "act", ACT),
+    Row("fc_norm", "final_norm", Values(lambda value, _: "fc_norm" if value else "norm", _write_beit_fc)),
+    Row("rel_pos_type", "pos_embed", Values(_read_relative, _write_relative)),
+    Row("shared_rel_pos", "pos_embed", written_only(lambda value, _: value.endswith("_shared"))),
+    Row(
+        "rel_pos_dim", "rel_mlp_dim", Values(lambda value, _: to_int(value) if value else None, lambda value, _: value)
+    ),
 )

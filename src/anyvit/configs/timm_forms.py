@@ -32,6 +32,7 @@ ALWAYS: dict[str, tuple[Any, ...]] = {
     "block_norm": ("pre",), "rope": (None,), "window": (None,), "condition": (None,), "cls_norm": (False,),
     "mlp_bias": (True,), "norm_bias": (True,), "head_norm": (False,), "dist_token": (False,), "neck_dim": (None,),
     "patch_norm": (False,), "ffn": ("mlp",), "pre_logits_dim": (None,), "proj_bias": (True,),
+    "diff_attn": (None,),
 }  # fmt: skip
 
 
@@ -42,6 +43,8 @@ EVA_ALWAYS = {**ALWAYS, "qkv_bias": ("qv", False)}
 
 
 GATE = {"ffn": GATED}
+ASIDE: dict[str, tuple[Any, ...]] = {"ffn": ("parallel_scaling",)}
+VECTORS: dict[str, tuple[Any, ...]] = {"diff_attn": ("vectors",)}
 
 
 BEIT_ALWAYS = {**ALWAYS, "num_cls": (1,), "num_registers": (0,), "pre_norm": (False,), "qkv_bias": ("qv", False)}
@@ -61,8 +64,13 @@ FORMS: dict[str, Form] = {
                      {**VIT_ALWAYS, **GATE}),
     "timm-swiglu": Form("VisionTransformer", vit(), {**PLAIN_BLOCK, "mlp_layer": "SwiGLU"},
                         {**VIT_ALWAYS, **GATE, "patch_norm": (True, False)}),
+    "timm-diff": Form("VisionTransformer", vit(), {**PLAIN_BLOCK, "attn_layer": "diff"}, {**VIT_ALWAYS, **VECTORS}),
     "timm-parallel": Form("VisionTransformer", vit(), {**PLAIN_BLOCK, "block_fn": "ParallelScalingBlock"},
-                          {**VIT_ALWAYS, "ffn": ("mlp", "parallel_scaling")}),
+                          {**VIT_ALWAYS, **ASIDE}),
+    "timm-parallel-biased": Form("VisionTransformer", vit(), {**PLAIN_BLOCK, "block_fn": "ParallelScalingBlock"},
+                                 {**VIT_ALWAYS, **ASIDE}),
+    "timm-parallel-diff": Form("VisionTransformer", vit(), {**PLAIN_BLOCK, "block_fn": "DiffParallelScalingBlock"},
+                               {**VIT_ALWAYS, **ASIDE, **VECTORS}),
     "timm-distilled": Form("VisionTransformerDistilled", vit(), PLAIN_BLOCK, {**VIT_ALWAYS, "dist_token": (True,)}),
     "timm-eva": _eva(),
     "timm-eva-swiglu": _eva(GATE, swiglu_align_to=1),
@@ -72,8 +80,14 @@ FORMS: dict[str, Form] = {
     "timm-eva-apart-glu": _eva({**GATE, "qkv_bias": (True, "qv", False)}, qkv_fused=False),
     "timm-beit": Form("Beit", BEIT, {}, BEIT_ALWAYS),
     "timm-sam": Form("VisionTransformerSAM", SAM, {}, {**ALWAYS, "num_cls": (0,)}),
-    "timm-relpos": Form("VisionTransformerRelPos", RELPOS, {}, ALWAYS),
+    "timm-relpos": Form("VisionTransformerRelPos", RELPOS, {"block_fn": "RelPosBlock"}, ALWAYS),
+    "timm-relpos-rpn": Form("VisionTransformerRelPos", RELPOS, {"block_fn": "ResPostRelPosBlock"},
+                            {**ALWAYS, "block_norm": ("post",)}),
 }  # fmt: skip
+
+
+TABLES = {"timm-distilled": "timm", "timm-diff": "timm", "timm-relpos-rpn": "timm-relpos"}
+"""Form → the dialect whose names it has, where that is called otherwise."""
 
 
 READERS = {

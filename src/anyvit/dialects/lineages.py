@@ -499,6 +499,15 @@ LINEAGES: tuple[Lineage, ...] = (
         "mmpretrain/models/backbones/vision_transformer.py", heads=WIDE,
     ),
     Lineage(
+        "timm-parallel", ("timm-parallel", "timm-parallel-biased", "timm-parallel-diff"), {"eps": 1e-6, "act": "gelu", "resample": "timm", **HALF},
+        "timm/models/vision_transformer.py vit_*_xp_*, vit_pwee_*, vit_dpwee_*", heads=WIDE,
+    ),
+    Lineage(
+        "timm-relpos-rpn", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", "block_norm": "post", **IMAGENET},
+        "timm/models/vision_transformer_relpos.py vit_relpos_*_rpn_*: ResPostRelPosBlock, the only one without LayerScale",
+        ("no blocks.{i}.ls1",),
+    ),
+    Lineage(
         "timm-relpos", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", **IMAGENET},
         "timm/models/vision_transformer_relpos.py",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from anyvit.rules import Dialect, R, Rule, without
 
@@ -19,6 +20,9 @@ BIASES = (B + "attn.k.bias", B + "attn.out.bias", B + "mlp.fc1.bias", B + "mlp.f
 
 ALL_BIASES = (B + "attn.q.bias", B + "attn.v.bias", *BIASES)
 """Biases of a plain block where q, k and v always have one."""
+
+LAMBDAS = "<lambda_q1|lambda_k1|lambda_q2|lambda_k2|lambda_a|lambda_b>"
+"""What differential attention weighs its second map by; timm/layers/diff_attention.py."""
 
 MLP = R(B + "mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}")
 
@@ -51,6 +55,8 @@ RULES = (
     R("norm_pre.{p}", "embed.norm.{p}"),
     R(B + "attn.<q_norm|k_norm>.{p}", B + "attn.<q_norm|k_norm>.{p}"),
     R(B + "attn.norm.{p}", B + "attn.norm.{p}"),
+    R(B + "attn.sub_norm.weight", B + "attn.sub_norm.weight"),
+    R(B + f"attn.{LAMBDAS}", B + f"attn.{LAMBDAS}"),
     R(B + "<ls1|ls2>.gamma", B + "<ls1|ls2>"),
     R(B + "mlp.norm.{p}", B + "mlp.norm.{p}"),
     R("fc_norm.{p}", "fc_norm.{p}"),
@@ -103,42 +109,83 @@ TIMM_SWIGLU = Dialect(
 
 SECOND = "the second of two branches that stand side by side; the canonical vocabulary has one"
 
+SERIAL = (
+    B + "<norm1|norm2>.{p}", B + "attn.qkv.{p}", B + "attn.proj.{p}", MLP.theirs, B + "<ls1|ls2>.gamma",
+    B + "attn.<q_norm|k_norm>.{p}", B + "attn.norm.{p}", B + "mlp.norm.{p}", B + "attn.sub_norm.weight",
+    B + f"attn.{LAMBDAS}",
+)  # fmt: skip
+"""Rows of blocks whose MLP follows their attention."""
+
+MLP_BIAS = R(B + "mlp_bias", B + "mlp.fc1.bias", why="of a block whose in_proj has no bias")
+IN_BIAS = R(B + "in_proj.bias", B + "[mlp.fc1|attn.q|attn.k|attn.v].bias", "(m+d1+d2+d3) -> m, d1, d2, d3")
+IN_BIASES = (B + "attn.q.bias", B + "attn.k.bias", B + "attn.v.bias", B + "mlp.fc1.bias")
+"""What in_proj.bias holds; all of them or none."""
+
+SIDE_BY_SIDE = (
+    *without(RULES, *SERIAL),
+    R(B + "in_norm.{p}", B + "norm1.{p}", why="one norm feeds both branches, so there is no norm2"),
+    R(B + "in_proj.weight", B + "[mlp.fc1|attn.q|attn.k|attn.v].weight", "(m+d1+d2+d3) d -> m d, d1 d, d2 d, d3 d"),
+    R(B + "<q_norm|k_norm>.{p}", B + "attn.<q_norm|k_norm>.{p}"),
+    R(B + "ls.gamma", B + "ls1", why="scales the sum of both branches"),
+)
+OUT_APART = (R(B + "attn_out_proj.{p}", B + "attn.out.{p}"), R(B + "mlp_out_proj.{p}", B + "mlp.fc2.{p}"))
+
 TIMM_PARALLEL = Dialect(
     "timm-parallel",
-    (
-        *without(RULES, B + "<norm1|norm2>.{p}", B + "attn.qkv.{p}", B + "attn.proj.{p}", MLP.theirs,
-                 B + "<ls1|ls2>.gamma", B + "attn.<q_norm|k_norm>.{p}", B + "attn.norm.{p}", B + "mlp.norm.{p}"),
-        R(B + "in_norm.{p}", B + "norm1.{p}", why="one norm feeds both branches, so there is no norm2"),
-        R(B + "in_proj.weight", B + "[mlp.fc1|attn.q|attn.k|attn.v].weight", "(m+d1+d2+d3) d -> m d, d1 d, d2 d, d3 d"),
-        R(B + "mlp_bias", B + "mlp.fc1.bias"),
-        R(B + "<q_norm|k_norm>.{p}", B + "attn.<q_norm|k_norm>.{p}"),
-        R(B + "attn_out_proj.{p}", B + "attn.out.{p}"),
-        R(B + "mlp_out_proj.{p}", B + "mlp.fc2.{p}"),
-    ),
+    (*SIDE_BY_SIDE, *OUT_APART, MLP_BIAS, replace(IN_BIAS, reads_only=True)),
     SOURCE + "models/vision_transformer.py, ParallelScalingBlock",
     "timm VisionTransformer whose attention and MLP run side by side",
-    "timm",
-)  # fmt: skip
+    "timm-parallel",
+    requires=(B + "mlp.fc1.bias",),
+)
+
+TIMM_PARALLEL_BIASED = Dialect(
+    "timm-parallel-biased",
+    (*SIDE_BY_SIDE, *OUT_APART, IN_BIAS, replace(MLP_BIAS, reads_only=True)),
+    SOURCE + "models/vision_transformer.py, ParallelScalingBlock(qkv_bias=True)",
+    "timm VisionTransformer whose attention and MLP run side by side, with biases of q, k and v",
+    "timm-parallel",
+    requires=IN_BIASES,
+)
+
+TIMM_PARALLEL_DIFF = Dialect(
+    "timm-parallel-diff",
+    (
+        *SIDE_BY_SIDE,
+        IN_BIAS,
+        replace(MLP_BIAS, reads_only=True),
+        R(B + "out_proj.weight", B + "[attn.out|mlp.fc2].weight", "d (d1+m) -> d d1, d m"),
+        R(B + "out_proj.bias", B + "attn.out.bias", why="of the sum of both branches"),
+        R(B + "sub_norm.weight", B + "attn.sub_norm.weight"),
+        R(B + LAMBDAS, B + f"attn.{LAMBDAS}"),
+    ),
+    SOURCE + "models/vision_transformer.py, DiffParallelScalingBlock",
+    "timm VisionTransformer whose differential attention and MLP run side by side",
+    "timm-parallel",
+    requires=(*IN_BIASES, B + "attn.sub_norm.weight"),
+)
 
 TIMM_TWINS = Dialect(
     "timm-parallel-things",
-    (
-        *without(RULES, B + "<norm1|norm2>.{p}", B + "attn.qkv.{p}", B + "attn.proj.{p}", MLP.theirs,
-                 B + "<ls1|ls2>.gamma", B + "attn.<q_norm|k_norm>.{p}", B + "attn.norm.{p}", B + "mlp.norm.{p}"),
-        R(B + "<attns|ffns>.0.norm.{p}", B + "<norm1|norm2>.{p}"),
-        R(B + "<attns|ffns>.0.ls.gamma", B + "<ls1|ls2>"),
-        R(B + "attns.0.attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV),
-        R(B + "attns.0.attn.proj.{p}", B + "attn.out.{p}"),
-        R(B + "ffns.0.mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}"),
-        R(B + "<attns|ffns>.1.norm.{p}", None, why=SECOND),
-        R(B + "<attns|ffns>.1.ls.gamma", None, why=SECOND),
-        R(B + "attns.1.attn.<qkv|proj>.{p}", None, why=SECOND),
-        R(B + "ffns.1.mlp.<fc1|fc2>.{p}", None, why=SECOND),
+    tuple(
+        replace(rule, reads_only=True)
+        for rule in (
+            *without(RULES, *SERIAL),
+            R(B + "<attns|ffns>.0.norm.{p}", B + "<norm1|norm2>.{p}"),
+            R(B + "<attns|ffns>.0.ls.gamma", B + "<ls1|ls2>"),
+            R(B + "attns.0.attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV),
+            R(B + "attns.0.attn.proj.{p}", B + "attn.out.{p}"),
+            R(B + "ffns.0.mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}"),
+            R(B + "<attns|ffns>.1.norm.{p}", None, why=SECOND),
+            R(B + "<attns|ffns>.1.ls.gamma", None, why=SECOND),
+            R(B + "attns.1.attn.<qkv|proj>.{p}", None, why=SECOND),
+            R(B + "ffns.1.mlp.<fc1|fc2>.{p}", None, why=SECOND),
+        )
     ),
     SOURCE + "models/vision_transformer.py, ParallelThingsBlock",
-    "timm VisionTransformer with two attentions and two MLPs side by side in every block",
+    "timm VisionTransformer with two attentions and two MLPs side by side in every block (read only)",
     "timm",
-)  # fmt: skip
+)
 
 TIMM_NAFLEX = Dialect(
     "timm-naflex",
@@ -157,4 +204,5 @@ TIMM_NAFLEX = Dialect(
     sizes={"c": 3},
 )  # fmt: skip
 
-DIALECTS = (TIMM, TIMM_GLU, TIMM_SWIGLU, TIMM_PARALLEL, TIMM_TWINS, TIMM_NAFLEX)
+DIALECTS = (TIMM, TIMM_GLU, TIMM_SWIGLU, TIMM_PARALLEL, TIMM_PARALLEL_BIASED, TIMM_PARALLEL_DIFF,
+            TIMM_TWINS, TIMM_NAFLEX)  # fmt: skip

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from math import exp
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anyvit.errors import BadArgument
+from anyvit.expected import LAMBDAS
 from anyvit.model.layers import choose, empty, linear, make_norm
-from anyvit.model.positions import Grid, RelativeBias, decomposed_bias, kinds, native_grid, relative_rows
+from anyvit.model.positions import (
+    Grid,
+    RelativeBias,
+    RelativeMlp,
+    decomposed_bias,
+    kinds,
+    native_grid,
+    relative_rows,
+)  # fmt: skip
 from anyvit.model.rope import Turn, rotate
 from anyvit.spec import Spec
 
@@ -40,6 +51,7 @@ class Attention(nn.Module):
     def __init__(self, spec: Spec, native: Grid | None = None) -> None:
         super().__init__()
         self.heads, self.rope, self.qk_norm = spec.num_heads, spec.rope, spec.qk_norm
+        self.normed = spec.heads_dim // (2 if spec.diff_attn else 1)
         width = spec.num_heads * spec.heads_dim
         self.qkv = linear(spec.embed_dim, 3 * width, bool(spec.qkv_bias))
         self.out = linear(width, spec.embed_dim, spec.proj_bias)
@@ -48,8 +60,9 @@ class Attention(nn.Module):
             # InternViT's norm over the full width is RMS whatever the blocks' norm is (modeling_intern_vit.py).
             wide = choose("qk_norm", self.qk_norm, {"head": False, "full": True})
             self.q_norm, self.k_norm = (
-                make_norm(spec, width, "rmsnorm") if wide else make_norm(spec, spec.heads_dim) for _ in "qk"
+                make_norm(spec, width, "rmsnorm") if wide else make_norm(spec, self.normed) for _ in "qk"
             )
+        self.rel_mlp = RelativeMlp(spec) if "relpos_mlp" in kinds(spec) else None
         if "relpos" in kinds(spec):
             grid = native_grid(spec)
             self.rel_pos = empty(relative_rows(grid, spec.num_prefix > 0), spec.num_heads)
@@ -65,13 +78,17 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, N, e) each
         if self.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = (n(t.unflatten(-1, (-1, self.normed))).flatten(-2) for n, t in ((self.q_norm, q), (self.k_norm, k)))
         bias = self.bias(q, place)
         if self.rope is not None and place.turn is not None:
             q, k = rotate(q, place.turn, self.rope), rotate(k, place.turn, self.rope)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, h, N, e)
+        x = self.attend(q, k, v, bias)  # (B, h, N, e)
         x = self.norm(x.transpose(1, 2).flatten(2))  # (B, N, h·e)
         return self.out(x)  # (B, N, D)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Values mixed by attention: queries, keys and values (B, h, N, e) each to (B, h, N, e)."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
     def bias(self, q: Tensor, place: Place) -> Tensor | None:
         """What is added to the attention logits: None or (1 or B, h, N, N)."""
@@ -82,7 +99,53 @@ class Attention(nn.Module):
         if self.decomposed:
             own = decomposed_bias(q, self.rel_pos_h, self.rel_pos_w, place.grid)
             bias = own if bias is None else bias + own
+        if self.rel_mlp is not None:
+            own = self.rel_mlp(place.grid)
+            bias = own if bias is None else bias + own
         return None if bias is None else bias.to(q.dtype)
+
+
+class DifferentialAttention(Attention):
+    """Attention as the difference of two softmax maps, the second weighed by a learned λ; each head's output is normed.
+
+    Source: Ye et al. 2024, "Differential Transformer", https://arxiv.org/abs/2410.05258; timm 1.0.31:
+    layers/diff_attention.py DiffAttention
+
+    Arguments:
+        spec: the architecture.
+        number: the block's number, from 0, which the start of λ depends on.
+    """
+
+    EPS = 1e-5
+    lambda_a: Tensor
+    lambda_b: Tensor
+    lambda_q1: Tensor
+    lambda_k1: Tensor
+    lambda_q2: Tensor
+    lambda_k2: Tensor
+
+    def __init__(self, spec: Spec, number: int) -> None:
+        super().__init__(spec)
+        if spec.rope or spec.pos_embed not in ("learned", "none"):
+            raise BadArgument("differential attention is for learned positions", found=spec.pos_embed)
+        self.start = 0.8 - 0.6 * exp(-0.3 * number)
+        self.sub_norm = nn.RMSNorm(spec.heads_dim, eps=self.EPS)
+        self.vectors = choose("diff_attn", spec.diff_attn, {"vectors": True, "scalars": False})
+        for name in LAMBDAS[str(spec.diff_attn)]:
+            self.register_parameter(name, empty(*(spec.heads_dim // 2,) * self.vectors))
+
+    def weight(self) -> Tensor:
+        """λ, one number."""
+        if self.vectors:
+            first, second = (self.lambda_q1 * self.lambda_k1).sum(), (self.lambda_q2 * self.lambda_k2).sum()
+            return first.exp() - second.exp() + self.start
+        return self.lambda_a.exp() - self.lambda_b.exp() + self.start
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        (q1, q2), (k1, k2) = (t.chunk(2, dim=-1) for t in (q, k))  # (B, h, N, e / 2) each
+        x = F.scaled_dot_product_attention(q1, k1, v, attn_mask=bias)  # (B, h, N, e)
+        x = x - self.weight().to(x.dtype) * F.scaled_dot_product_attention(q2, k2, v, attn_mask=bias)
+        return self.sub_norm(x) * (1 - self.start)
 
 
 def to_windows(x: Tensor, grid: Grid, size: int) -> Tensor:

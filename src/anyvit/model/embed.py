@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from anyvit.model.layers import bare, empty, make_norm
-from anyvit.model.positions import Grid, Resampled, kinds, native_grid, relative_rows, sincos, stored
+from anyvit.model.positions import (
+    Grid,
+    RelativeMlp,
+    Resampled,
+    kinds,
+    native_grid,
+    relative_rows,
+    sincos,
+    stored,
+)  # fmt: skip
 from anyvit.spec import Spec
 
 
@@ -29,6 +38,7 @@ class Embed(nn.Module):
         self.norm = make_norm(spec, d) if spec.pre_norm else nn.Identity()
         if "relpos_shared" in kinds(spec):
             self.rel_pos = empty(relative_rows(native_grid(spec), spec.num_prefix > 0), spec.num_heads)
+        self.rel_mlp = RelativeMlp(spec) if "relpos_mlp_shared" in kinds(spec) else None
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Grid]:
         x = self.patch(pixels.to(self.patch.weight.dtype))  # (B, D, h, w)

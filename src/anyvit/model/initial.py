@@ -52,6 +52,8 @@ def _set(name: str, tensor: Tensor, spec: Spec) -> None:
         nn.init.trunc_normal_(tensor, std=STD)
     elif last in ("rel_pos_h", "rel_pos_w") or name in ("embed.mask", "head_norm.mean") or ".adaln." in name:
         nn.init.zeros_(tensor)
+    elif last.startswith("lambda_"):
+        nn.init.zeros_(tensor) if tensor.ndim == 0 else nn.init.normal_(tensor, std=0.1)
     elif last in ("ls1", "ls2"):
         nn.init.constant_(tensor, LAYER_SCALE)
     elif name == "head_norm.var":

@@ -84,7 +84,9 @@ class Mlp(nn.Module):
         self.act = choose("act", spec.act, ACTIVATIONS)
         self.fc1 = linear(spec.embed_dim, spec.mlp_dim, spec.mlp_bias)
         self.norm = make_norm(spec, spec.mlp_dim) if spec.mlp_norm else nn.Identity()
-        self.fc2 = linear(spec.mlp_dim, spec.embed_dim, spec.mlp_bias)
+        # timm's differential parallel block has one output bias for both branches, which attn.out carries.
+        one = spec.ffn == "parallel_scaling" and spec.diff_attn is not None
+        self.fc2 = linear(spec.mlp_dim, spec.embed_dim, spec.mlp_bias and not one)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.fc1(x))  # (B, N, M)
@@ -110,7 +112,13 @@ class GatedMlp(nn.Module):
         return self.down(self.norm(x))  # (B, N, D)
 
 
-FFNS: Mapping[str, type[nn.Module]] = {"mlp": Mlp, "swiglu": GatedMlp, "swiglu_fused": GatedMlp, "glu_fused": GatedMlp}
+FFNS: Mapping[str, type[nn.Module]] = {
+    "mlp": Mlp,
+    "parallel_scaling": Mlp,
+    "swiglu": GatedMlp,
+    "swiglu_fused": GatedMlp,
+    "glu_fused": GatedMlp,
+}
 
 
 class TwoLinear(nn.Module):

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyvit import resample
 from anyvit.errors import BadArgument
+from anyvit.model.layers import linear
 from anyvit.spec import Spec, pair
 
 Grid = tuple[int, int]
@@ -70,6 +71,7 @@ def native_grid(spec: Spec) -> Grid:
 
 KINDS = frozenset({
     "learned", "sincos", "sincos_unstored", "rope", "relpos", "relpos_shared", "relpos_decomposed", "none",
+    "relpos_mlp", "relpos_mlp_shared",
 })  # fmt: skip
 
 
@@ -167,6 +169,38 @@ class RelativeBias:
     def _resized(self, table: Tensor, grid: Grid) -> Tensor:
         extra = 3 if self.cls else 0
         return resample.relative_table(wide(table), self.native, grid, self.method, extra=extra)
+
+
+class RelativeMlp(nn.Module):
+    """The attention bias of a grid, computed by a small MLP from the offsets between patches; prefix tokens have none.
+
+    Source: timm 1.0.31: layers/pos_embed_rel.py RelPosMlp, gen_relative_log_coords
+
+    Arguments:
+        spec: the architecture.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.prefix, self.swin = spec.num_prefix, spec.rel_mlp_log == "swin"
+        hidden = spec.rel_mlp_dim or 0
+        self.fc1, self.fc2 = linear(2, hidden), linear(hidden, spec.num_heads, not self.swin)
+
+    def forward(self, grid: Grid) -> Tensor:
+        """The bias (1, h, N, N)."""
+        device = self.fc1.weight.device
+        x = self.fc2(F.relu(self.fc1(self.offsets(grid).to(device, self.fc1.weight.dtype))))  # (s, h)
+        bias = x[relative_index(grid, False, device)].permute(2, 0, 1)  # (h, h·w, h·w)
+        bias = 16 * torch.sigmoid(bias) if self.swin else bias
+        return F.pad(bias, (self.prefix, 0, self.prefix, 0)).unsqueeze(0)
+
+    def offsets(self, grid: Grid) -> Tensor:
+        """Offsets in rows and columns on a logarithmic scale, (s, 2)."""
+        down, right = (torch.arange(1.0 - size, size) for size in grid)
+        if self.swin:
+            down, right = (8 * x / max(size - 1, 1) for x, size in zip((down, right), grid, strict=True))
+        x = torch.cartesian_prod(down, right)  # (s, 2)
+        return x.sign() * (torch.log2(1 + x.abs()) / 3 if self.swin else torch.log1p(x.abs()))
 
 
 def decomposed_bias(q: Tensor, down: Tensor, right: Tensor, grid: Grid) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anyvit.errors import BadArgument
-from anyvit.model.attention import Attention, Place, from_windows, to_windows
+from anyvit.model.attention import Attention, DifferentialAttention, Place, from_windows, to_windows
 from anyvit.model.conditioning import CHUNKS, Modulation, camera_embedder, embed_condition, modulate, modulations
 from anyvit.model.embed import Embed
 from anyvit.model.features import Features, Preprocess, check_pixels
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a norm before it (or after it) and added to its input."""
+    """Attention and MLP, each with a norm before it (or after it) and added to its input.
+
+    Side by side (`ffn="parallel_scaling"`) both read the block's input through one norm and share one LayerScale.
+    """
 
     def __init__(self, spec: Spec, number: int) -> None:
         super().__init__()
@@ -36,10 +39,12 @@ class Block(nn.Module):
         self.window = None if number in spec.global_blocks else spec.window
         decomposed = "relpos_decomposed" in kinds(spec)
         native = None if not decomposed else (self.window, self.window) if self.window else native_grid(spec)
-        self.norm1, self.attn = make_norm(spec, d), Attention(spec, native)
-        self.norm2, self.mlp = make_norm(spec, d), choose("ffn", spec.ffn, FFNS)(spec)
+        parallel = spec.ffn == "parallel_scaling"
+        self.attn = DifferentialAttention(spec, number) if spec.diff_attn else Attention(spec, native)
+        self.norm1 = make_norm(spec, d)
+        self.norm2, self.mlp = None if parallel else make_norm(spec, d), choose("ffn", spec.ffn, FFNS)(spec)
         self.ls1 = empty(d) if spec.layer_scale else None
-        self.ls2 = empty(d) if spec.layer_scale and spec.mlp_layer_scale else None
+        self.ls2 = empty(d) if spec.layer_scale and spec.mlp_layer_scale and not parallel else None
         self.adaln = linear(d, CHUNKS[self.kind] * d) if self.kind else None
 
     def forward(self, x: Tensor, place: Place, condition: Tensor | None = None) -> Tensor:
@@ -47,9 +52,10 @@ class Block(nn.Module):
         if self.adaln is not None and condition is not None and self.kind is not None:
             first, second = modulations(self.adaln, condition, self.kind)
         y = self.attend(self.before(x, self.norm1, first), place)  # (B, N, D)
-        x = x + self.after(y, self.norm1, self.ls1, first)
-        y = self.mlp(self.before(x, self.norm2, second))
-        return x + self.after(y, self.norm2, self.ls2, second)
+        after = x + self.after(y, self.norm1, self.ls1, first)
+        x, norm, scale = (after, self.norm2, self.ls2) if self.norm2 is not None else (x, self.norm1, self.ls1)
+        y = self.mlp(self.before(x, norm, second))
+        return after + self.after(y, norm, scale, second)
 
     def before(self, x: Tensor, norm: nn.Module, by: Modulation | None) -> Tensor:
         return x if self.post else modulate(norm(x), by)
@@ -247,6 +253,8 @@ class ViT(nn.Module):
             index = relative_index(grid, self.spec.num_prefix > 0, device)  # (N, N)
         if self.relative is not None and index is not None:
             bias = self.relative(self.embed.rel_pos, index, grid)  # (1, h, N, N)
+        if self.embed.rel_mlp is not None:
+            bias = self.embed.rel_mlp(grid)  # (1, h, N, N)
         return [Place(grid, turn, index, bias) for turn in turns]
 
     def reset_parameters(self) -> None:
