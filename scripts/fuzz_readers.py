@@ -49,7 +49,12 @@ KINDS = (*NAMES, "rules")
 def tensors() -> dict[str, np.ndarray]:
     """A very small ViT in timm's names."""
     draw = np.random.default_rng(0)
-    shapes = {"cls_token": (1, 1, 8), "pos_embed": (1, 5, 8), "patch_embed.proj.weight": (8, 3, 2, 2), "norm.weight": (8,)}
+    shapes = {
+        "cls_token": (1, 1, 8),
+        "pos_embed": (1, 5, 8),
+        "patch_embed.proj.weight": (8, 3, 2, 2),
+        "norm.weight": (8,),
+    }
     shapes |= {"blocks.0.norm1.weight": (8,), "blocks.0.attn.qkv.weight": (24, 8), "blocks.0.attn.proj.weight": (8, 8)}
     shapes |= {"blocks.0.norm2.weight": (8,), "blocks.0.mlp.fc1.weight": (16, 8), "blocks.0.mlp.fc2.weight": (8, 16)}
     return {name: draw.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
@@ -247,7 +252,12 @@ def guided(kind: str, seconds: float, crashes: Path) -> None:
     atheris.instrument_all()
     runner: Callable[[bytes], None] = lambda data: one_input(kind, data, folder)  # noqa: E731
     crashes.mkdir(parents=True, exist_ok=True)
-    options = [f"-max_total_time={int(seconds)}", "-max_len=65536", "-rss_limit_mb=3000", f"-artifact_prefix={crashes}/{kind}-"]
+    options = [
+        f"-max_total_time={int(seconds)}",
+        "-max_len=65536",
+        "-rss_limit_mb=3000",
+        f"-artifact_prefix={crashes}/{kind}-",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], runner)
     atheris.Fuzz()
 
