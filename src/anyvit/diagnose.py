@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from anyvit.dtypes import is_floating
 from anyvit.lazy import Lazy
+from anyvit.recognise import Match
 from anyvit.report import Finding, fold
 
 
@@ -172,3 +173,21 @@ def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
             "quantised", fold(dict.fromkeys(origins))[:6], cause, "dequantise first, or get the original weights", True
         )
     ]
+
+
+BEFORE = re.compile(
+    r"(?:(?:encoder|transformer|vision_model|model)[._/])?"
+    r"(?:\w*embed(?:s|ding|dings|der)?[./].*|\w*pos(?:ition)?(?:_\w+|$).*|\w*(?:cls|class)_\w*(?:tok|emb|pos)\w*|"
+    r"(?:register|reg|global|summary)_?\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
+    r"(?:norm_pre|ln_pre|pre_\w*norm|pre_?\w*layer_?norm)\b.*)"
+)
+"""Names that stand before the blocks: embeddings, positions, tokens, rotary tables, a norm before block 0."""
+
+AFTER = re.compile(r"(?:^|[._/])(?:decoder|predictor|head|lm_head|text|language|neck|proj|projector|merger|token_embedding)")
+"""Components of what comes after the blocks or beside the tower."""
+
+
+def before_blocks(match: Match) -> tuple[str, ...]:
+    """The unexplained names that stand before a tower's blocks, so that its tokens may hang on them."""
+    names = {name: name[len(match.prefix) :] for name in match.unexplained}
+    return tuple(name for name, rest in names.items() if BEFORE.fullmatch(rest) and not AFTER.search(rest))

@@ -220,6 +220,8 @@ def write(
     return _run(tensors, dialect.writing.match, lambda rule: rule.sides[::-1], layout, known, place, chunk)
 
 
+EMPTY = "empty: a tensor without numbers (transformers saves 0 registers so)"
+
 _Key = tuple[int, tuple[tuple[str, int], ...], tuple[int, ...]]
 
 
@@ -242,8 +244,8 @@ def _run(
             continue
         hit = hits[0]
         source, target = sides(hit.item)
-        if target is None or source is None:
-            ignored[name] = hit.item.why
+        if target is None or source is None or 0 in tensor.shape:
+            ignored[name] = hit.item.why if target is None or source is None else EMPTY
             continue
         kept = tuple((k, v) for k, v in hit.numbers.items() if k != "_")
         key = (id(hit.item), kept, hit.ones)

@@ -31,6 +31,12 @@ CLIP = {
 OPENAI = {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP}
 OPEN_CLIP = {"eps": 1e-5, "act": "gelu", "resample": "open_clip", **CLIP}
 
+OPEN_CLIP_WIDTHS = (256, 384, 512, 640, 896, 1280, 1408, 1664, 1792)
+"""Widths that OpenAI's own models do not have (theirs are 768 and 1024).
+
+Source: open_clip model_configs ViT-{S,M,B-plus,H,g,bigG,e}*.
+"""
+
 EVA_ROPE = Rope(layout="interleaved", coords="scaled", reference=16)
 EVA_MIM_ROPE = Rope(layout="interleaved", coords="index")
 DINOV3_ROPE = Rope(base=100.0, layout="half", coords="normalized", span="head")
@@ -148,6 +154,11 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm-pe", ("timm-eva",),
         {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_prefix": True, "pool_heads": 8, **HALF},
         "timm/models/eva.py vit_pe_core_*: attn_pool_num_heads=8", ("canon embed.norm.weight", "canon pool.query"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-sapiens2", ("timm-eva",), {"eps": 1e-6, "rope": DINOV3_ROPE, "resample": "timm", **IMAGENET},
+        "timm/models/eva.py vit_*_sapiens2: eps 1e-6, LayerScale on the attention branch alone",
+        ("canon blocks.{i}.attn.q_norm.weight", "canon blocks.{i}.ls1", "no blocks.{i}.ls2", "no embed.pos"),
     ),
     Lineage(
         "timm-rope-mixed", ("timm-eva",), {"eps": 1e-6, "rope": MIXED_ROPE, "resample": "timm", **IMAGENET},
@@ -269,6 +280,11 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight",), heads=GIANT,
     ),
     Lineage(
+        "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
+        "timm/models/vision_transformer.py aimv2_*: 8 to 24 heads of 128 channels",
+        ("canon embed.patch_norm.weight",), head_dim=128,
+    ),
+    Lineage(
         "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
         "timm/models/vision_transformer.py *_siglip_gap_*: 16 heads at width 1536", ("no embed.cls", "width 1536"),
         heads=GIANT,
@@ -281,11 +297,6 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm-beit3", ("timm",), {"eps": 1e-5, "act": "gelu", "resample": "timm", **HALF},
         "timm/models/vision_transformer.py beit3_*: norm_layer eps 1e-5, norms inside attention and MLP",
         ("canon blocks.{i}.attn.norm.weight", "canon blocks.{i}.mlp.norm.weight"), heads=WIDE,
-    ),
-    Lineage(
-        "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
-        "timm/models/vision_transformer.py aimv2_*: 8 to 24 heads of 128 channels",
-        ("canon embed.patch_norm.weight",), head_dim=128,
     ),
     Lineage(
         "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
@@ -305,6 +316,12 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm", ("timm", "timm-glu"), {"eps": 1e-6, "act": "gelu", "resample": "timm"},
         "timm/models/vision_transformer.py: norm_layer LayerNorm eps=1e-6, erf GELU, resample_abs_pos_embed",
         heads=WIDE,
+    ),
+    Lineage(
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
+        "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored; vit_jax always stores its table",
+        ("no embed.pos",), heads=GIANT,
     ),
     Lineage(
         "google", ("google-npz", "google-linen", "google-flax"), {"eps": 1e-6, "act": "gelu_tanh", "resample": "google", **HALF},
@@ -394,7 +411,7 @@ LINEAGES: tuple[Lineage, ...] = (
             "open_clip/model.py CLIPVisionCfg: GELU unless quick_gelu, LayerNorm eps 1e-5", (sign,), heads=WIDE,
         )
         for sign in ("container safetensors", "file open_?clip|laion|epoch|datacomp|metaclip", "prefix (^|\\.)state_dict\\.",
-                     "canon blocks.{i}.ls1", "canon pool.query", "width 1280", "width 1408", "width 1664")
+                     "canon blocks.{i}.ls1", "canon pool.query", *(f"width {width}" for width in OPEN_CLIP_WIDTHS))
     ),
     Lineage(
         "openai-clip", ("openai-clip",), OPENAI,
