@@ -307,7 +307,7 @@ def _given(clues: Clues, facts: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def _activation(facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
-    if facts["ffn"].value != "mlp" and "act" not in clues.given:
+    if facts["ffn"].value in ("swiglu", "swiglu_fused", "glu_fused") and "act" not in clues.given:
         return {"act": Fact("silu", "assumed", "gated MLPs of Vision Transformers use SiLU (SwiGLU)")}
     if "act" not in facts:
         return {"act": Fact("gelu", "assumed", "nothing in the file says it; erf GELU is the usual one")}

@@ -440,7 +440,8 @@ def _doubts(
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
         findings.append(Finding("shape", (), cause, "heads=…", True))
-    if spec.pos_embed == "none" and spec.facts["pos_embed"].how != "given" and not spec.dialect.startswith(TABLELESS):
+    untold = any(map(_is_table, run.faults))
+    if spec.pos_embed == "none" and not untold and spec.facts["pos_embed"].how != "given" and not spec.dialect.startswith(TABLELESS):
         cause = "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
         findings.append(Finding("missing", (_spell(match, "embed.pos"),), cause, "dialect=… of a model that is known", True))
     table = canonical.get("embed.pos")

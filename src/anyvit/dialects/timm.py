@@ -111,6 +111,7 @@ TIMM_PARALLEL = Dialect(
         R(B + "in_norm.{p}", B + "norm1.{p}", why="one norm feeds both branches, so there is no norm2"),
         R(B + "in_proj.weight", B + "[mlp.fc1|attn.q|attn.k|attn.v].weight", "(m+d1+d2+d3) d -> m d, d1 d, d2 d, d3 d"),
         R(B + "mlp_bias", B + "mlp.fc1.bias"),
+        R(B + "ls.gamma", B + "ls1", why="scales the sum of both branches"),
         R(B + "<q_norm|k_norm>.{p}", B + "attn.<q_norm|k_norm>.{p}"),
         R(B + "attn_out_proj.{p}", B + "attn.out.{p}"),
         R(B + "mlp_out_proj.{p}", B + "mlp.fc2.{p}"),
