@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from anyvit import foreign
 from anyvit.dtypes import is_floating
 from anyvit.lazy import Lazy
 from anyvit.recognise import Match
@@ -56,16 +57,10 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"blocks\.\d+\.linear_tokens\.", "not a ViT", "ResMLP: there is no attention, tokens are mixed by a linear layer"),
     Sign(r"attn\.(pool_[qkv]|norm_[qkv]|rel_pos_[hw])$|attn\.pool_[qkv]\.", "not a ViT", "MViT: pooling attention (pool_q), several resolutions"),
     Sign(r"^transformers\.\d+\.(blocks|pool)\.", "not a ViT", "PiT: a pooling ViT whose width changes between stages"),
-    Sign(r"(^|\.)attention_biases$|attention_bias_idxs$", "not a ViT",
-         "a hierarchical model with attention biases (LeViT, TinyViT or EfficientFormer), no plain ViT"),
     Sign(r"stages\.\d+\.blocks\.\d+\.attn_(block|grid)\.", "not a ViT", "MaxViT: block and grid attention in convolutional stages"),
     Sign(r"stages\.\d+\.\d+\.transformer\.\d+\.", "not a ViT", "MobileViT: convolutional stages with transformers inside"),
     Sign(r"levels\.\d+\.transformer_encoder\.", "not a ViT", "NesT: nested hierarchical transformers"),
     Sign(r"^(patch_embeds|pos_block)\.\d+\.", "not a ViT", "Twins: a hierarchical model with several patch embeddings"),
-    Sign(r"(^|\.)layers\.\d+\.(blocks\.\d+\.attn\.relative_position|downsample\.)", "not a ViT",
-         "Swin: a hierarchical model with shifted windows, no plain ViT"),
-    Sign(r"downsample_layers\.|stages\.\d+\.\d+\.dwconv\.|stages\.\d+\.blocks\.\d+\.conv_dw\.", "not a ViT",
-         "ConvNeXt: a convolutional network (downsample_layers, stages, dwconv), no Vision Transformer"),
     Sign(r"(^|\.)layer1\.0\.conv1\.weight$", "not a ViT",
          "a convolutional ResNet (conv1, layer1 to layer4, fc), no Vision Transformer"),
 )  # fmt: skip
@@ -96,7 +91,7 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     found = signs(names)
     if found:
         return found
-    for test in (_optimizer, _decoder, _squashed, _head, _video, _hollow):
+    for test in (_optimizer, _decoder, _squashed, foreign.alone, _head, foreign.by_shape, _video, _hollow):
         if finding := test(tensors):
             return [finding]
     shown = fold(names)[:8]

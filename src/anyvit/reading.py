@@ -9,7 +9,7 @@ from math import isqrt, prod
 from pathlib import PurePath
 from typing import Any
 
-from anyvit import canon, configs, conform, diagnose, dialects, expected, rewrite, weight_sets
+from anyvit import canon, configs, conform, diagnose, dialects, expected, foreign, rewrite, weight_sets
 from anyvit.dialects import lineages
 from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
@@ -126,6 +126,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         findings += grouped
     findings += _problems(match, run, canonical, tensors)
     findings += _doubts(spec, canonical, ask, facts, run, match)
+    findings += _foreign(findings, match, canonical)
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     fates = _fates(tensors, match, run)
@@ -360,6 +361,18 @@ def _spell(match: Match, name: str) -> str:
         text = theirs.fill({"_": 0, **hit.numbers}, hit.ones, places)
         return (parent(match.prefix) if theirs.beside else match.prefix) + text
     return name
+
+
+def _foreign(findings: Sequence[Finding], match: Match, canonical: Mapping[str, Lazy]) -> list[Finding]:
+    """What the file is instead, where something is wrong; and models that compute more than their tower's tensors say."""
+    outside = foreign.otherwise((*match.outside, *match.unexplained))
+    if outside is not None:
+        return [outside]
+    doubtful = any(f.fatal and f.kind in ("unexplained", "missing", "shape") for f in findings)
+    named = any(f.kind in ("not a ViT", "quantised", "damaged") for f in findings)
+    rest = match.unexplained if "embed.patch.weight" in canonical else (*match.unexplained, *match.outside)
+    found = foreign.family(rest) if doubtful and not named else None
+    return [] if found is None else [found]
 
 
 def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Finding]:

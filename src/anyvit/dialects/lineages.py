@@ -126,7 +126,7 @@ class Scene:
 
 PLAIN = ("timm", "dino", "dinov2", "mae", "deit", "ibot", "moco", "ijepa", "msn")
 """The spellings that differ in extras only."""
-V2 = ("dinov2", "dinov2-chunked", "timm")
+V2 = ("dinov2", "dinov2-chunked", "timm", "tipsv2")
 TORCH = "container torch|torch-legacy|dcp"
 
 LINEAGES: tuple[Lineage, ...] = (
@@ -205,7 +205,7 @@ LINEAGES: tuple[Lineage, ...] = (
                                "no blocks.{i}.attn.rel_pos", "no embed.rel_pos"), heads=WIDE,
     ),
     Lineage(
-        "dinov2-registers", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2-registers", **IMAGENET},
+        "dinov2-registers", ("dinov2", "dinov2-chunked", "tipsv2"), {"eps": 1e-6, "resample": "dinov2-registers", **IMAGENET},
         "dinov2/hub/backbones.py: interpolate_antialias=True, interpolate_offset=0.0 for the models with registers",
         ("canon embed.reg",), head_dim=64,
     ),
@@ -355,7 +355,12 @@ LINEAGES: tuple[Lineage, ...] = (
         "transformers Dinov2Config: layer_norm_eps=1e-6",
     ),
     Lineage(
-        "hf-clip", ("hf-clip", "hf-clip-memory"),
+        "hf-git", ("hf-clip", "hf-clip-memory"),
+        {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", **CLIP},
+        "transformers GitVisionModel: last_hidden_state stands after post_layernorm", ("prefix image_encoder\\.",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-clip", ("hf-clip", "hf-clip-memory", "hf-owlvit"),
         {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, **CLIP},
         "transformers CLIPVisionConfig: hidden_act='quick_gelu'; last_hidden_state stands before post_layernorm",
         heads=WIDE,
@@ -364,6 +369,22 @@ LINEAGES: tuple[Lineage, ...] = (
         "hf-siglip", ("hf-siglip", "hf-siglip-memory"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "hf", **HALF},
         "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6", heads=GIANT,
+    ),
+    Lineage(
+        "hf-janus", ("hf-janus",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **HALF},
+        "transformers JanusVisionConfig: hidden_act='gelu', layer_norm_eps=1e-6",
+    ),
+    Lineage(
+        "hf-pixio", ("hf-pixio",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **IMAGENET},
+        "transformers PixioConfig: layer_norm_eps=1e-6", heads=WIDE,
+    ),
+    Lineage(
+        "hf-blip-2", ("hf-blip",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers Blip2VisionConfig, InstructBlipVisionConfig: layer_norm_eps=1e-6, EVA-01 g", ("width 1408",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-blip", ("hf-blip",), {"eps": 1e-5, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers BlipVisionConfig: hidden_act='gelu', layer_norm_eps=1e-5", heads=WIDE,
     ),
     Lineage(
         "hf-dinov3", ("hf-dinov3", "hf-dinov3-memory"), {"eps": 1e-5, "rope": DINOV3_ROPE, **IMAGENET},
