@@ -88,6 +88,30 @@ OTHERWISE: tuple[tuple[str, str], ...] = (
 """Names beside a tower that show that its model computes with more than the tower's own tensors."""
 
 
+TYPES: Mapping[str, str] = {
+    "paddleocr_vl_vision": "PaddleOCR-VL rotates positions in its SigLIP tower",
+    "paddleocr_vl": "PaddleOCR-VL rotates positions in its SigLIP tower",
+    "video_llama_3_vision": "VideoLLaMA 3 rotates positions in its SigLIP tower",
+    "video_llama_3": "VideoLLaMA 3 rotates positions in its SigLIP tower",
+    "mlcd_vision_model": "MLCD rotates positions in its CLIP tower",
+    "rf_detr_dinov2": "RF-DETR runs its DINOv2 backbone in windows",
+    "rf_detr": "RF-DETR runs its DINOv2 backbone in windows",
+    "glm_image_vision": "GLM-Image rotates positions in two dimensions",
+}
+"""model_type of a config.json → how the model computes where its names are those of another.
+
+Source: transformers 5.23.0 models/*/modeling_*.py.
+"""
+
+
+def of_type(kinds: Collection[str]) -> Finding | None:
+    """What a config's model_type says against the plain reading of its names."""
+    said = next((kind for kind in kinds if kind in TYPES), None)
+    if said is None:
+        return None
+    return Finding("not a ViT", (said,), f"{TYPES[said]}: the reference ViT has no such step", None, True)
+
+
 def family(names: Collection[str]) -> Finding | None:
     """The architecture that some name gives away.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
@@ -350,8 +350,12 @@ def _assumed_heads(width: int, lineage: Lineage) -> Fact:
 def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
     """What follows from several facts: the pool."""
     found: dict[str, Fact] = {}
-    if "pool" not in facts:
+    if "pool" not in facts or "head_dist.weight" in tensors:
         found["pool"] = _pool(tensors, facts)
+    rope = facts["rope"].value
+    if rope is not None and rope.reference == NATIVE and facts.get("grid"):
+        side = facts["grid"].value[0]
+        found["rope"] = Fact(replace(rope, reference=side), facts["rope"].how, f"{facts['rope'].source}; scaled to {side} rows")
     if any(n.startswith("pool.") for n in tensors):
         found["pool"] = _measured(
             "map" if "pool.mlp.fc1.weight" in tensors and not clues.dialect.startswith("pe") else "attn_pool",
@@ -360,6 +364,10 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
         if "pool_heads" not in facts:
             found["pool_heads"] = Fact(facts["num_heads"].value, "assumed", "as many heads as the trunk")
     return found
+
+
+NATIVE = 0
+"""A `Rope.reference` that stands for the rows of the model's own grid."""
 
 
 def _pool(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> Fact:

@@ -126,7 +126,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         findings += grouped
     findings += _problems(match, run, canonical, tensors)
     findings += _doubts(spec, canonical, ask, facts, run, match)
-    findings += _foreign(findings, match, canonical)
+    findings += _foreign(findings, match, canonical, configs.model_types(checkpoint))
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     fates = _fates(tensors, match, run)
@@ -363,9 +363,11 @@ def _spell(match: Match, name: str) -> str:
     return name
 
 
-def _foreign(findings: Sequence[Finding], match: Match, canonical: Mapping[str, Lazy]) -> list[Finding]:
+def _foreign(
+    findings: Sequence[Finding], match: Match, canonical: Mapping[str, Lazy], kinds: Sequence[str]
+) -> list[Finding]:
     """What the file is instead, where something is wrong; and models that compute more than their tower's tensors say."""
-    outside = foreign.otherwise((*match.outside, *match.unexplained))
+    outside = foreign.of_type(kinds) or foreign.otherwise((*match.outside, *match.unexplained))
     if outside is not None:
         return [outside]
     doubtful = any(f.fatal and f.kind in ("unexplained", "missing", "shape") for f in findings)

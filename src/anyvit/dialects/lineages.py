@@ -42,6 +42,8 @@ EVA_MIM_ROPE = Rope(layout="interleaved", coords="index")
 DINOV3_ROPE = Rope(base=100.0, layout="half", coords="normalized", span="head")
 CROCO_ROPE = Rope(base=100.0, layout="half", coords="index")
 PE_ROPE = Rope(layout="interleaved", coords="index1", first="column")
+TIMM_PE_ROPE = Rope(layout="interleaved", coords="index1", first="column", reference=0)
+"""timm scales the positions of other grids to the model's own (ref_feat_shape); 0 stands for its rows."""
 AXIAL_ROPE = Rope(base=100.0, layout="interleaved", coords="index", first="column")
 MIXED_ROPE = Rope(base=10.0, layout="interleaved", coords="index", first="column", mixed=True)
 
@@ -147,12 +149,12 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
     Lineage(
-        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
+        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", **HALF},
         "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
     Lineage(
         "timm-pe", ("timm-eva",),
-        {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_prefix": True, "pool_heads": 8, **HALF},
+        {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", "pool_prefix": True, "pool_heads": 8, **HALF},
         "timm/models/eva.py vit_pe_core_*: attn_pool_num_heads=8", ("canon embed.norm.weight", "canon pool.query"), heads=GIANT,
     ),
     Lineage(
@@ -195,7 +197,7 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
-        "pe", ("open_clip-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_heads": 8, **HALF},
+        "pe", ("open_clip-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", "pool_heads": 8, **HALF},
         "open_clip model_configs PE-Core-*: timm's vit_pe trunks", ("canon embed.norm.weight", "canon pool.query"),
         heads=GIANT,
     ),
@@ -280,6 +282,20 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight",), heads=GIANT,
     ),
     Lineage(
+        "timm-naflex-radio", ("timm-naflex",), {"eps": 1e-6, "act": "gelu", "resample": "radio", **CLIP},
+        "timm/models/naflexvit.py _radio_vit_cfg: no final norm, positions resized to a square and cut",
+        ("no norm.weight", "no fc_norm.weight"), heads=WIDE,
+    ),
+    Lineage(
+        "timm-naflex-siglip", ("timm-naflex",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "naflex-hf", **HALF},
+        "timm/models/naflexvit.py naflexvit_*_siglip: bilinear with antialias",
+        ("canon pool.query", "no embed.reg", "no embed.cls"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-naflex", ("timm-naflex",), {"eps": 1e-6, "act": "gelu", "resample": "naflex-timm", **IMAGENET},
+        "timm/models/naflexvit.py NaFlexVitCfg", heads=WIDE,
+    ),
+    Lineage(
         "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
         "timm/models/vision_transformer.py aimv2_*: 8 to 24 heads of 128 channels",
         ("canon embed.patch_norm.weight",), head_dim=128,
@@ -336,6 +352,11 @@ LINEAGES: tuple[Lineage, ...] = (
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
         "big_vision/models/vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6, resample_posemb", heads=GIANT,
+    ),
+    Lineage(
+        "hf-dpt", ("hf-vit", "hf-vit-memory"),
+        {"eps": 1e-12, "act": "gelu", "resample": {"mode": "bilinear", "antialias": False}, **HALF},
+        "transformers models/dpt/modeling_dpt.py: bilinear positions", ("prefix (^|\\.)dpt\\.",), heads=WIDE,
     ),
     Lineage(
         "hf-vit", ("hf-vit", "hf-vit-memory"), {"eps": 1e-12, "act": "gelu", "resample": "hf", **HALF},
@@ -488,7 +509,7 @@ LINEAGES: tuple[Lineage, ...] = (
         heads={4096: 32},
     ),
     Lineage(
-        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
+        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", **HALF},
         "timm/models/eva.py vit_pe_*", ("canon embed.norm.weight",), heads=GIANT,
     ),
     Lineage(
