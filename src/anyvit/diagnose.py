@@ -6,8 +6,10 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from anyvit import foreign
 from anyvit.dtypes import is_floating
 from anyvit.lazy import Lazy
+from anyvit.recognise import Match
 from anyvit.report import Finding, fold
 
 
@@ -55,16 +57,10 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"blocks\.\d+\.linear_tokens\.", "not a ViT", "ResMLP: there is no attention, tokens are mixed by a linear layer"),
     Sign(r"attn\.(pool_[qkv]|norm_[qkv]|rel_pos_[hw])$|attn\.pool_[qkv]\.", "not a ViT", "MViT: pooling attention (pool_q), several resolutions"),
     Sign(r"^transformers\.\d+\.(blocks|pool)\.", "not a ViT", "PiT: a pooling ViT whose width changes between stages"),
-    Sign(r"(^|\.)attention_biases$|attention_bias_idxs$", "not a ViT",
-         "a hierarchical model with attention biases (LeViT, TinyViT or EfficientFormer), no plain ViT"),
     Sign(r"stages\.\d+\.blocks\.\d+\.attn_(block|grid)\.", "not a ViT", "MaxViT: block and grid attention in convolutional stages"),
     Sign(r"stages\.\d+\.\d+\.transformer\.\d+\.", "not a ViT", "MobileViT: convolutional stages with transformers inside"),
     Sign(r"levels\.\d+\.transformer_encoder\.", "not a ViT", "NesT: nested hierarchical transformers"),
     Sign(r"^(patch_embeds|pos_block)\.\d+\.", "not a ViT", "Twins: a hierarchical model with several patch embeddings"),
-    Sign(r"(^|\.)layers\.\d+\.(blocks\.\d+\.attn\.relative_position|downsample\.)", "not a ViT",
-         "Swin: a hierarchical model with shifted windows, no plain ViT"),
-    Sign(r"downsample_layers\.|stages\.\d+\.\d+\.dwconv\.|stages\.\d+\.blocks\.\d+\.conv_dw\.", "not a ViT",
-         "ConvNeXt: a convolutional network (downsample_layers, stages, dwconv), no Vision Transformer"),
     Sign(r"(^|\.)layer1\.0\.conv1\.weight$", "not a ViT",
          "a convolutional ResNet (conv1, layer1 to layer4, fc), no Vision Transformer"),
 )  # fmt: skip
@@ -95,7 +91,7 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     found = signs(names)
     if found:
         return found
-    for test in (_optimizer, _decoder, _squashed, _head, _video, _hollow):
+    for test in (_optimizer, _decoder, _squashed, foreign.alone, _head, foreign.by_shape, _video, _hollow):
         if finding := test(tensors):
             return [finding]
     shown = fold(names)[:8]
@@ -172,3 +168,21 @@ def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
             "quantised", fold(dict.fromkeys(origins))[:6], cause, "dequantise first, or get the original weights", True
         )
     ]
+
+
+BEFORE = re.compile(
+    r"(?:(?:encoder|transformer|vision_model|model)[._/])?"
+    r"(?:\w*embed(?:s|ding|dings|der)?[./].*|\w*pos(?:ition)?(?:_\w+|$).*|\w*(?:cls|class)_\w*(?:tok|emb|pos)\w*|"
+    r"(?:register|reg|global|summary)_?\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
+    r"(?:norm_pre|ln_pre|pre_\w*norm|pre_?\w*layer_?norm)\b.*)"
+)
+"""Names that stand before the blocks: embeddings, positions, tokens, rotary tables, a norm before block 0."""
+
+AFTER = re.compile(r"(?:^|[._/])(?:decoder|predictor|head|lm_head|text|language|neck|proj|projector|merger|token_embedding)")
+"""Components of what comes after the blocks or beside the tower."""
+
+
+def before_blocks(match: Match) -> tuple[str, ...]:
+    """The unexplained names that stand before a tower's blocks, so that its tokens may hang on them."""
+    names = {name: name[len(match.prefix) :] for name in match.unexplained}
+    return tuple(name for name, rest in names.items() if BEFORE.fullmatch(rest) and not AFTER.search(rest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
@@ -260,12 +260,20 @@ def _relative_mlp(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
 
 
 def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
-    """The grid that a relative position table was made for: (2 h − 1)(2 w − 1) rows, and 3 more where there is a cls token."""
+    """The grid that a relative position table was made for.
+
+    A shared table has (2 h − 1)(2 w − 1) rows, and 3 more where there is a cls token; a decomposed one 2 h − 1 and
+    2 w − 1, the most of them in the blocks that see the whole grid.
+    """
     name = next((n for n in ("embed.rel_pos", "blocks.0.attn.rel_pos") if n in tensors), None)
-    if name is None:
+    sides = [max((t.shape[0] for n, t in tensors.items() if n.endswith(f"attn.rel_pos_{x}")), default=0) for x in "hw"]
+    if "patch_size" not in facts or (name is None and not all(sides)):
         return {}
-    side = isqrt(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0))
-    grid, why = ((side + 1) // 2, (side + 1) // 2), _shape(tensors, name)
+    if name is None:
+        grid, why = ((sides[0] + 1) // 2, (sides[1] + 1) // 2), "rows of rel_pos_h and rel_pos_w"
+    else:
+        side = isqrt(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0))
+        grid, why = ((side + 1) // 2, (side + 1) // 2), _shape(tensors, name)
     patch = pair(facts["patch_size"].value)
     return {
         "grid": _measured(grid, why),
@@ -370,8 +378,12 @@ def _assumed_heads(width: int, lineage: Lineage) -> Fact:
 def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
     """What follows from several facts: the pool."""
     found: dict[str, Fact] = {}
-    if "pool" not in facts:
+    if "pool" not in facts or "head_dist.weight" in tensors:
         found["pool"] = _pool(tensors, facts)
+    rope = facts["rope"].value
+    if rope is not None and rope.reference == NATIVE and facts.get("grid"):
+        side = facts["grid"].value[0]
+        found["rope"] = Fact(replace(rope, reference=side), facts["rope"].how, f"{facts['rope'].source}; scaled to {side} rows")
     if any(n.startswith("pool.") for n in tensors):
         found["pool"] = _measured(
             "map" if "pool.mlp.fc1.weight" in tensors and not clues.dialect.startswith("pe") else "attn_pool",
@@ -382,10 +394,17 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
     return found
 
 
+NATIVE = 0
+"""A `Rope.reference` that stands for the rows of the model's own grid."""
+
+
 def _pool(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> Fact:
     head = tensors.get("head.weight")
     if head is not None and head.shape[1] == 2 * facts["embed_dim"].value:
         return _measured("cls+avg", "the head takes twice the width")
+    alone = "head_dist.weight" not in tensors and (head is not None or "pre_logits.weight" in tensors)
+    if facts["dist_token"].value and alone:
+        return _measured("cls", "a distillation token is present, but one head, which reads the class token")
     if facts["dist_token"].value:
         return _measured("cls+dist", "a distillation token is present")
     if "fc_norm.weight" in tensors:

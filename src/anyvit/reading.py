@@ -9,7 +9,7 @@ from math import isqrt, prod
 from pathlib import PurePath
 from typing import Any
 
-from anyvit import canon, configs, conform, diagnose, dialects, expected, rewrite, weight_sets
+from anyvit import canon, configs, conform, diagnose, dialects, expected, foreign, rewrite, weight_sets
 from anyvit.dialects import lineages
 from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
@@ -125,7 +125,8 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
         findings += grouped
     findings += _problems(match, run, canonical, tensors, facts)
-    findings += _doubts(spec, canonical, ask, facts, run)
+    findings += _doubts(spec, canonical, ask, facts, run, match)
+    findings += _foreign(findings, match, canonical, configs.model_types(checkpoint))
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     fates = _fates(tensors, match, run)
@@ -365,6 +366,20 @@ def _spell(match: Match, name: str) -> str:
     return name
 
 
+def _foreign(
+    findings: Sequence[Finding], match: Match, canonical: Mapping[str, Lazy], kinds: Sequence[str]
+) -> list[Finding]:
+    """What the file is instead, where something is wrong; and models that compute more than their tower's tensors say."""
+    outside = foreign.of_type(kinds) or foreign.otherwise((*match.outside, *match.unexplained))
+    if outside is not None:
+        return [outside]
+    doubtful = any(f.fatal and f.kind in ("unexplained", "missing", "shape") for f in findings)
+    named = any(f.kind in ("not a ViT", "quantised", "damaged") for f in findings)
+    rest = match.unexplained if "embed.patch.weight" in canonical else (*match.unexplained, *match.outside)
+    found = foreign.family(rest) if doubtful and not named else None
+    return [] if found is None else [found]
+
+
 def _problems(
     match: Match, run: Run, canonical: Mapping[str, Lazy], source: Mapping[str, Lazy], facts: Mapping[str, Fact]
 ) -> list[Finding]:
@@ -392,7 +407,11 @@ def _problems(
     if inside:
         cause = f"{len(inside)} tensors inside the blocks are not explained by {match.dialect.name}; they may change the function"
         findings.append(Finding("unexplained", fold(inside), cause, "anyvit dialects lists what is known", True))
-    rest = [n for n in match.unexplained if n not in set(inside) and n not in hidden]
+    before = diagnose.before_blocks(match)
+    if before:
+        cause = f"{len(before)} tensors before the blocks are not explained by {match.dialect.name}; they may change the function"
+        findings.append(Finding("unexplained", fold(before), cause, "anyvit dialects lists what is known", True))
+    rest = [n for n in match.unexplained if n not in {*inside, *before} and n not in hidden]
     if rest:
         findings.append(
             Finding("outside", fold(rest), f"{len(rest)} tensors beside the blocks are not part of the tower")
@@ -421,8 +440,12 @@ def _outside(names: Sequence[str]) -> Finding:
     return Finding("outside", fold(names)[:8], f"{len(names)} tensors outside the image tower ({kind}): {text}")
 
 
+TABLELESS = ("beit", "hf-beit", "hf-data2vec", "timm-beit", "anyvit")
+"""Dialects whose models store every kind of position that they have: where no table is in the file, there is none."""
+
+
 def _doubts(
-    spec: Spec | None, canonical: Mapping[str, Lazy], ask: Ask, facts: Mapping[str, Fact], run: Run
+    spec: Spec | None, canonical: Mapping[str, Lazy], ask: Ask, facts: Mapping[str, Fact], run: Run, match: Match
 ) -> list[Finding]:
     """What is only assumed, where it changes the function."""
     if spec is None:
@@ -442,6 +465,10 @@ def _doubts(
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
         findings.append(Finding("shape", (), cause, "heads=…", True))
+    untold = any(map(_is_table, run.faults))
+    if spec.pos_embed == "none" and not untold and spec.facts["pos_embed"].how != "given" and not spec.dialect.startswith(TABLELESS):
+        cause = "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
+        findings.append(Finding("missing", (_spell(match, "embed.pos"),), cause, "dialect=… of a model that is known", True))
     table = canonical.get("embed.pos")
     if table is not None and spec.grid is None:
         cause = f"the grid of the position table cannot be told: {table.shape[0]} rows are no square"
@@ -460,6 +487,8 @@ def _doubts(
         findings.append(Finding("condition", (), cause))
     if spec.final_norm is None and _always_normed(spec):
         cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
+        if not spec.num_cls:
+            cause += ", or like an encoder that rotates positions too and is normed elsewhere (Qwen3-VL)"
         remedy = "open the folder with all shards; dialect=… says that it is meant so"
         findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, ask.dialect is None))
     return findings
@@ -467,7 +496,8 @@ def _doubts(
 
 def _always_normed(spec: Spec) -> bool:
     """Whether models of this spelling always have a final norm; InternViT and RADIO, which have none, show by their parts."""
-    plain = spec.dialect in ("timm", "dino", "dinov2", "mae", "deit", "hf-vit", "hf-dinov2", "google-npz")
+    plain = spec.dialect in ("timm", "dino", "dinov2", "mae", "deit", "ibot", "moco", "ijepa", "msn", "hf-vit", "hf-dinov2",
+                             "google-npz")  # fmt: skip
     parts = spec.layer_scale or spec.num_registers or spec.num_classes or spec.pre_norm
     return plain and not parts
 

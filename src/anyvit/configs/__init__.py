@@ -19,7 +19,7 @@ from anyvit.configs.stamp import provenance
 from anyvit.lazy import Checkpoint
 from anyvit.spec import Spec
 
-__all__ = ["Given", "Written", "constructors", "provenance", "read", "reconcile", "write"]
+__all__ = ["Given", "Written", "constructors", "model_types", "provenance", "read", "reconcile", "write"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
     for one in found:
         given = given.under(one)
     return given
+
+
+def model_types(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The model_types that a checkpoint's config.json names."""
+    return hf.model_types(checkpoint.siblings.get("config.json"))
 
 
 def _config(config: Any, source: str) -> Given:

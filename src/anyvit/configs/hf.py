@@ -95,6 +95,30 @@ def _tower(config: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], A
     return config, outer, source
 
 
+BILINEAR = {"mode": "bilinear", "antialias": False}
+FUNCTIONS: Mapping[str, tuple[str, Any]] = {
+    "git_vision_model": ("tokens_normed", True), 
+    "tipsv2_vision_model": ("resample", BILINEAR), "dpt": ("resample", BILINEAR),
+}  # fmt: skip
+"""model_type without a table → (Spec field, value) of what its class computes.
+
+Source: transformers models/git (last_hidden_state stands after post_layernorm), models/tipsv2 and models/dpt (bilinear positions).
+"""
+
+
+def model_types(config: Any) -> tuple[str, ...]:
+    """The model_types that a config names, its own and those of the configs in it.
+
+    Example:
+        >>> model_types({"model_type": "paddleocr_vl", "vision_config": {"model_type": "paddleocr_vl_vision"}})
+        ('paddleocr_vl', 'paddleocr_vl_vision')
+    """
+    if not isinstance(config, Mapping):
+        return ()
+    tables = [config, *(config[key] for key in NESTED if isinstance(config.get(key), Mapping))]
+    return tuple(table["model_type"] for table in tables if isinstance(table.get("model_type"), str))
+
+
 GENERAL = (*SIZES, LN_EPS, HIDDEN_ACT, WIDTH)
 
 
@@ -106,7 +130,11 @@ def _undescribed(tower: Mapping[str, Any], kind: Any, where: str) -> Given:
         return Given(notes=(f"{where}: model_type {kind!r} has no table here",)) if kind else Given()
     given = read_rows(GENERAL, tower, where)
     note = f"{where}: model_type {kind!r} has no table here; only usual keys were read"
-    return Given(given.facts, (*given.notes, note))
+    facts = dict(given.facts)
+    if kind in FUNCTIONS:
+        name, value = FUNCTIONS[kind]
+        facts[name] = Fact(value, "given", f"{where}: model_type {kind!r}")
+    return Given(facts, (*given.notes, note))
 
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:

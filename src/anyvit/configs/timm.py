@@ -37,7 +37,8 @@ def read(config: Any, source: str = "config.json") -> Given:
     said = _pretrained_args(config, pretrained)
     said.update(args or {})
     built = of_name(name, said, source)
-    return Given({**given.facts, **built.facts}, (*given.notes, *notes, *built.notes))
+    recipe = {"resample": Fact("timm", "given", f"{source}: timm's {name}")}
+    return Given({**given.facts, **built.facts, **recipe}, (*given.notes, *notes, *built.notes))
 
 
 def of_name(name: str, args: Mapping[str, Any], source: str) -> Given:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyvit.dialects.timm import BASE, QKV, ROWS, B
+from anyvit.dialects.timm import BASE, MLP, QKV, ROWS, B
 from anyvit.rules import Dialect, R, respell, without
 
 DINOV2 = Dialect(
@@ -39,4 +39,17 @@ DINOV2_CHUNKED = replace(
     chunked=True,
 )
 
-DIALECTS = (DINOV2, DINOV2_CHUNKED)
+TIPSV2 = Dialect(
+    "tipsv2",
+    (
+        *without(DINOV2, MLP.theirs, "../linear_head.{p}", "head.{p}"),
+        R(B + "mlp.<c_fc|c_proj>.{p}", B + "mlp.<fc1|fc2>.{p}"),
+    ),
+    source="google/tipsv2-* on the Hub; huggingface/transformers v5.23.0 models/tipsv2, conversion_mapping.py",
+    title="TIPSv2",
+    lineage="dinov2",
+    tower="vision_encoder.",
+    requires=(*ROWS, "norm.weight", "embed.mask"),
+)
+
+DIALECTS = (DINOV2, DINOV2_CHUNKED, TIPSV2)

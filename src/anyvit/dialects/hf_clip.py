@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from anyvit.dialects.openai_clip import POSITIONS
 from anyvit.dialects.timm import ALL_BIASES, ROWS, B
-from anyvit.rules import Dialect, R
+from anyvit.rules import Dialect, R, without
 
 LAYER = "encoder.layers.{i}."
 
@@ -49,4 +49,15 @@ HF_CLIP_MEMORY = replace(
     tower="vision_model.",
 )
 
-DIALECTS = (HF_CLIP, HF_CLIP_MEMORY)
+HF_OWLVIT = replace(
+    HF_CLIP,
+    name="hf-owlvit",
+    rules=(
+        *without(HF_CLIP, "pre_layrnorm.{p}", "../classifier.{p}"),
+        R("pre_layernorm.{p}", "embed.norm.{p}", why="spelt rightly"),
+    ),
+    source="huggingface/transformers v5.23.0: models/{owlvit,owlv2}/modeling_*.py",
+    title="Hugging Face OWL-ViT and OWLv2",
+)
+
+DIALECTS = (HF_CLIP, HF_CLIP_MEMORY, HF_OWLVIT)

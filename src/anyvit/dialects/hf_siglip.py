@@ -49,4 +49,16 @@ HF_SIGLIP2 = replace(
     sizes={"c": 3},
 )
 
-DIALECTS = (HF_SIGLIP, HF_SIGLIP2)
+HF_JANUS = replace(
+    HF_SIGLIP,
+    name="hf-janus",
+    rules=(
+        *without(HF_SIGLIP, L + "self_attn.<q_proj|k_proj|v_proj|out_proj>.{p}"),
+        R(L + "self_attn.<q_proj|k_proj|v_proj|projection_layer>.{p}", B + "attn.<q|k|v|out>.{p}"),
+    ),
+    source="huggingface/transformers src/transformers/models/janus/modeling_janus.py",
+    title="transformers JanusVisionModel",
+    lineage="hf-janus",
+)
+
+DIALECTS = (HF_SIGLIP, HF_SIGLIP2, HF_JANUS)

@@ -71,4 +71,21 @@ HF_VIT_MEMORY = replace(
     title="Hugging Face ViT in the memory of transformers 5",
 )
 
-DIALECTS = (HF_VIT, HF_VIT_MEMORY)
+HF_PIXIO = replace(
+    HF_VIT,
+    name="hf-pixio",
+    rules=(
+        *EMBEDDINGS,
+        MASK,
+        R(LAYER + "<norm1|norm2>.{p}", B + "<norm1|norm2>.{p}"),
+        *attention(),
+        R(LAYER + "<intermediate|output>.dense.{p}", B + "mlp.<fc1|fc2>.{p}"),
+        *HEADS,
+    ),
+    source="huggingface/transformers v5.23.0: models/pixio/modeling_pixio.py, conversion_mapping.py",
+    title="Hugging Face Pixio",
+    lineage="hf-pixio",
+    tower="pixio.",
+)
+
+DIALECTS = (HF_VIT, HF_VIT_MEMORY, HF_PIXIO)

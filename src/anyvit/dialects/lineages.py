@@ -31,11 +31,19 @@ CLIP = {
 OPENAI = {"eps": 1e-5, "act": "quick_gelu", "resample": "open_clip", **CLIP}
 OPEN_CLIP = {"eps": 1e-5, "act": "gelu", "resample": "open_clip", **CLIP}
 
+OPEN_CLIP_WIDTHS = (256, 384, 512, 640, 896, 1280, 1408, 1664, 1792)
+"""Widths that OpenAI's own models do not have (theirs are 768 and 1024).
+
+Source: open_clip model_configs ViT-{S,M,B-plus,H,g,bigG,e}*.
+"""
+
 EVA_ROPE = Rope(layout="interleaved", coords="scaled", reference=16)
 EVA_MIM_ROPE = Rope(layout="interleaved", coords="index")
 DINOV3_ROPE = Rope(base=100.0, layout="half", coords="normalized", span="head")
 CROCO_ROPE = Rope(base=100.0, layout="half", coords="index")
 PE_ROPE = Rope(layout="interleaved", coords="index1", first="column")
+TIMM_PE_ROPE = Rope(layout="interleaved", coords="index1", first="column", reference=0)
+"""timm scales the positions of other grids to the model's own (ref_feat_shape); 0 stands for its rows."""
 AXIAL_ROPE = Rope(base=100.0, layout="interleaved", coords="index", first="column")
 MIXED_ROPE = Rope(base=10.0, layout="interleaved", coords="index", first="column", mixed=True)
 
@@ -120,7 +128,7 @@ class Scene:
 
 PLAIN = ("timm", "dino", "dinov2", "mae", "deit", "ibot", "moco", "ijepa", "msn")
 """The spellings that differ in extras only."""
-V2 = ("dinov2", "dinov2-chunked", "timm")
+V2 = ("dinov2", "dinov2-chunked", "timm", "tipsv2")
 TORCH = "container torch|torch-legacy|dcp"
 
 LINEAGES: tuple[Lineage, ...] = (
@@ -141,13 +149,18 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
     Lineage(
-        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
+        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", **HALF},
         "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
     Lineage(
         "timm-pe", ("timm-eva",),
-        {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_prefix": True, "pool_heads": 8, **HALF},
+        {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", "pool_prefix": True, "pool_heads": 8, **HALF},
         "timm/models/eva.py vit_pe_core_*: attn_pool_num_heads=8", ("canon embed.norm.weight", "canon pool.query"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-sapiens2", ("timm-eva",), {"eps": 1e-6, "rope": DINOV3_ROPE, "resample": "timm", **IMAGENET},
+        "timm/models/eva.py vit_*_sapiens2: eps 1e-6, LayerScale on the attention branch alone",
+        ("canon blocks.{i}.attn.q_norm.weight", "canon blocks.{i}.ls1", "no blocks.{i}.ls2", "no embed.pos"),
     ),
     Lineage(
         "timm-rope-mixed", ("timm-eva",), {"eps": 1e-6, "rope": MIXED_ROPE, "resample": "timm", **IMAGENET},
@@ -184,7 +197,7 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
-        "pe", ("open_clip-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", "pool_heads": 8, **HALF},
+        "pe", ("open_clip-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", "pool_heads": 8, **HALF},
         "open_clip model_configs PE-Core-*: timm's vit_pe trunks", ("canon embed.norm.weight", "canon pool.query"),
         heads=GIANT,
     ),
@@ -194,7 +207,7 @@ LINEAGES: tuple[Lineage, ...] = (
                                "no blocks.{i}.attn.rel_pos", "no embed.rel_pos"), heads=WIDE,
     ),
     Lineage(
-        "dinov2-registers", ("dinov2", "dinov2-chunked"), {"eps": 1e-6, "resample": "dinov2-registers", **IMAGENET},
+        "dinov2-registers", ("dinov2", "dinov2-chunked", "tipsv2"), {"eps": 1e-6, "resample": "dinov2-registers", **IMAGENET},
         "dinov2/hub/backbones.py: interpolate_antialias=True, interpolate_offset=0.0 for the models with registers",
         ("canon embed.reg",), head_dim=64,
     ),
@@ -269,6 +282,25 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight",), heads=GIANT,
     ),
     Lineage(
+        "timm-naflex-radio", ("timm-naflex",), {"eps": 1e-6, "act": "gelu", "resample": "radio", **CLIP},
+        "timm/models/naflexvit.py _radio_vit_cfg: no final norm, positions resized to a square and cut",
+        ("no norm.weight", "no fc_norm.weight"), heads=WIDE,
+    ),
+    Lineage(
+        "timm-naflex-siglip", ("timm-naflex",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "naflex-hf", **HALF},
+        "timm/models/naflexvit.py naflexvit_*_siglip: bilinear with antialias",
+        ("canon pool.query", "no embed.reg", "no embed.cls"), heads=GIANT,
+    ),
+    Lineage(
+        "timm-naflex", ("timm-naflex",), {"eps": 1e-6, "act": "gelu", "resample": "naflex-timm", **IMAGENET},
+        "timm/models/naflexvit.py NaFlexVitCfg", heads=WIDE,
+    ),
+    Lineage(
+        "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
+        "timm/models/vision_transformer.py aimv2_*: 8 to 24 heads of 128 channels",
+        ("canon embed.patch_norm.weight",), head_dim=128,
+    ),
+    Lineage(
         "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
         "timm/models/vision_transformer.py *_siglip_gap_*: 16 heads at width 1536", ("no embed.cls", "width 1536"),
         heads=GIANT,
@@ -281,11 +313,6 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm-beit3", ("timm",), {"eps": 1e-5, "act": "gelu", "resample": "timm", **HALF},
         "timm/models/vision_transformer.py beit3_*: norm_layer eps 1e-5, norms inside attention and MLP",
         ("canon blocks.{i}.attn.norm.weight", "canon blocks.{i}.mlp.norm.weight"), heads=WIDE,
-    ),
-    Lineage(
-        "timm-aimv2", ("timm", "timm-glu"), {"eps": 1e-5, "act": "silu", "resample": "timm", **CLIP, "pool": "avg"},
-        "timm/models/vision_transformer.py aimv2_*: 8 to 24 heads of 128 channels",
-        ("canon embed.patch_norm.weight",), head_dim=128,
     ),
     Lineage(
         "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
@@ -307,6 +334,12 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
+        "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored; vit_jax always stores its table",
+        ("no embed.pos",), heads=GIANT,
+    ),
+    Lineage(
         "google", ("google-npz", "google-linen", "google-flax"), {"eps": 1e-6, "act": "gelu_tanh", "resample": "google", **HALF},
         "vision_transformer/vit_jax/models_vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6; checkpoint.py zoom",
     ),
@@ -319,6 +352,11 @@ LINEAGES: tuple[Lineage, ...] = (
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
         "big_vision/models/vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6, resample_posemb", heads=GIANT,
+    ),
+    Lineage(
+        "hf-dpt", ("hf-vit", "hf-vit-memory"),
+        {"eps": 1e-12, "act": "gelu", "resample": {"mode": "bilinear", "antialias": False}, **HALF},
+        "transformers models/dpt/modeling_dpt.py: bilinear positions", ("prefix (^|\\.)dpt\\.",), heads=WIDE,
     ),
     Lineage(
         "hf-vit", ("hf-vit", "hf-vit-memory"), {"eps": 1e-12, "act": "gelu", "resample": "hf", **HALF},
@@ -338,7 +376,12 @@ LINEAGES: tuple[Lineage, ...] = (
         "transformers Dinov2Config: layer_norm_eps=1e-6",
     ),
     Lineage(
-        "hf-clip", ("hf-clip", "hf-clip-memory"),
+        "hf-git", ("hf-clip", "hf-clip-memory"),
+        {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", **CLIP},
+        "transformers GitVisionModel: last_hidden_state stands after post_layernorm", ("prefix image_encoder\\.",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-clip", ("hf-clip", "hf-clip-memory", "hf-owlvit"),
         {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, **CLIP},
         "transformers CLIPVisionConfig: hidden_act='quick_gelu'; last_hidden_state stands before post_layernorm",
         heads=WIDE,
@@ -347,6 +390,22 @@ LINEAGES: tuple[Lineage, ...] = (
         "hf-siglip", ("hf-siglip", "hf-siglip-memory"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "hf", **HALF},
         "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6", heads=GIANT,
+    ),
+    Lineage(
+        "hf-janus", ("hf-janus",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **HALF},
+        "transformers JanusVisionConfig: hidden_act='gelu', layer_norm_eps=1e-6",
+    ),
+    Lineage(
+        "hf-pixio", ("hf-pixio",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **IMAGENET},
+        "transformers PixioConfig: layer_norm_eps=1e-6", heads=WIDE,
+    ),
+    Lineage(
+        "hf-blip-2", ("hf-blip",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers Blip2VisionConfig, InstructBlipVisionConfig: layer_norm_eps=1e-6, EVA-01 g", ("width 1408",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-blip", ("hf-blip",), {"eps": 1e-5, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers BlipVisionConfig: hidden_act='gelu', layer_norm_eps=1e-5", heads=WIDE,
     ),
     Lineage(
         "hf-dinov3", ("hf-dinov3", "hf-dinov3-memory"), {"eps": 1e-5, "rope": DINOV3_ROPE, **IMAGENET},
@@ -394,7 +453,7 @@ LINEAGES: tuple[Lineage, ...] = (
             "open_clip/model.py CLIPVisionCfg: GELU unless quick_gelu, LayerNorm eps 1e-5", (sign,), heads=WIDE,
         )
         for sign in ("container safetensors", "file open_?clip|laion|epoch|datacomp|metaclip", "prefix (^|\\.)state_dict\\.",
-                     "canon blocks.{i}.ls1", "canon pool.query", "width 1280", "width 1408", "width 1664")
+                     "canon blocks.{i}.ls1", "canon pool.query", *(f"width {width}" for width in OPEN_CLIP_WIDTHS))
     ),
     Lineage(
         "openai-clip", ("openai-clip",), OPENAI,
@@ -450,7 +509,7 @@ LINEAGES: tuple[Lineage, ...] = (
         heads={4096: 32},
     ),
     Lineage(
-        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
+        "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", **HALF},
         "timm/models/eva.py vit_pe_*", ("canon embed.norm.weight",), heads=GIANT,
     ),
     Lineage(
