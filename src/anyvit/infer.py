@@ -266,7 +266,7 @@ def _windows(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
 
 def _rotates(tensors: Mapping[str, Lazy], clues: Clues) -> bool:
     """Whether a model of a lineage with rotary positions uses them (EVA-01 and the first EVA-CLIP do not)."""
-    if clues.lineage.name in ("eva-clip", "timm-eva", "eva02-finetuned", "eva02-mim"):
+    if clues.lineage.name in ("eva", "eva-clip", "timm-eva", "eva02-finetuned", "eva02-mim"):
         stored = any("rope" in name for name in clues.ignored) or "rope.freqs" in tensors
         return stored or "blocks.0.mlp.gate.weight" in tensors
     return True

@@ -122,6 +122,10 @@ PLAIN = ("timm", "dino", "dinov2", "mae", "deit", "ibot", "moco", "ijepa", "msn"
 """The spellings that differ in extras only."""
 V2 = ("dinov2", "dinov2-chunked", "timm")
 TORCH = "container torch|torch-legacy|dcp"
+UNDER_MODEL = "prefix ^model(_ema)?\\.(module\\.)?$"
+"""The key under which DeiT's and MAE's scripts save; timm's own say `state_dict`, DINO's `teacher`."""
+BARE = ("no blocks.{i}.ls1", "no embed.reg", "no embed.norm.weight", "no blocks.{i}.mlp.gate.weight")
+"""Without anything that came after the first ViTs."""
 
 LINEAGES: tuple[Lineage, ...] = (
     Lineage(
@@ -178,6 +182,27 @@ LINEAGES: tuple[Lineage, ...] = (
         "EVA-CLIP model_configs EVA02-CLIP-bigE-14.json: postnorm, under the names of pre-norm models",
         ("width 1792", "no blocks.{i}.attn.k.bias"), heads=WIDE,
     ),
+    *(
+        Lineage(
+            "eva-clip", ("eva-clip",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **facts, **CLIP},
+            "EVA-CLIP/rei/eva_clip/eva_vit_model.py, EVA-CLIP-18B/shinji; model_configs (head_width 64, 88, 112, 128): "
+            "the mean is that of all tokens, cls too; 18B is postnorm",
+            ("prefix (^|\\.)visual\\.$", "no blocks.{i}.attn.k.bias", *signs), heads=WIDE, head_dim=channels,
+        )
+        for facts, signs, channels in (
+            ({"block_norm": "post"}, ("width 5120", "no blocks.{i}.norm1.bias"), 128),
+            ({"block_norm": "post"}, ("file CLIP[-_]E[-_]|bigE", "canon blocks.{i}.norm1.bias"), 112),
+            ({}, ("no blocks.{i}.norm1.bias",), 128),
+            ({"pool_prefix": True}, ("canon fc_norm.weight",), 64),
+            ({}, (), 64),
+        )
+    ),
+    Lineage(
+        "eva", ("eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
+        "EVA-01/eva/modeling_finetune.py: BEiT's blocks with a position table",
+        (TORCH, "prefix ^((model|model_ema|module)\\.)?$", "canon embed.pos", "canon blocks.{i}.attn.q.bias", "no blocks.{i}.attn.k.bias",
+         "no blocks.{i}.attn.rel_pos", "no embed.rel_pos"), heads=WIDE,
+    ),
     Lineage(
         "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
         "open_clip model_configs EVA0*: timm's eva trunks", ("prefix visual\\.trunk", "no blocks.{i}.attn.k.bias"),
@@ -227,6 +252,10 @@ LINEAGES: tuple[Lineage, ...] = (
         ("has masked_embed$|(^|\\.)ibot_loss\\.",),
     ),
     Lineage(
+        "ibot", ("ibot",), {"eps": 1e-6, "resample": "dino", **IMAGENET},
+        "ibot/models/vision_transformer.py: gamma_1, gamma_2 beside a row for cls in the position table",
+    ),
+    Lineage(
         "moco-v3", PLAIN, {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
         "moco-v3/vits.py: vit_small has 12 heads at width 384; fixed sin-cos positions",
         ("prefix (base|momentum)_encoder",), heads={384: 12},
@@ -238,7 +267,7 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "msn", PLAIN, {"eps": 1e-6, "resample": "msn", **IMAGENET},
-        "facebookresearch/msn src/deit.py", ("prefix target_encoder",),
+        "facebookresearch/msn src/deit.py", ("has (^|\\.)target_encoder\\.", "canon embed.cls"),
     ),
     Lineage(
         "mae", ("mae", "timm"), {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
@@ -257,6 +286,16 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon blocks.{i}.ls1", "canon embed.pos", "canon blocks.{i}.attn.k.bias"), heads=WIDE,
     ),
     Lineage("deit", ("deit", "deit3"), {"eps": 1e-6, "resample": "deit", **IMAGENET}, "deit/main.py", heads=WIDE),
+    Lineage(
+        "mae-finetuned", ("mae", *PLAIN), {"eps": 1e-6, "resample": "mae", **IMAGENET},
+        "mae/main_finetune.py saves {'model': …}; models_vit.py global_pool: fc_norm takes the place of norm",
+        (TORCH, UNDER_MODEL, "canon fc_norm.weight", "no norm.weight", "canon embed.cls", *BARE), heads=WIDE,
+    ),
+    Lineage(
+        "deit", ("deit", *PLAIN), {"eps": 1e-6, "resample": "deit", **IMAGENET},
+        "deit/main.py and mae/main_finetune.py save {'model': …}, and both resize with bicubic without antialias to size=",
+        (TORCH, UNDER_MODEL, "canon embed.cls", "canon norm.weight", *BARE), heads=WIDE,
+    ),
     Lineage(
         "dino", PLAIN, {"eps": 1e-6, "resample": "dino", **IMAGENET},
         "dino/vision_transformer.py: eps=1e-6, scale_factor=(g+0.1)/sqrt(N)",
@@ -440,9 +479,12 @@ LINEAGES: tuple[Lineage, ...] = (
         ("has (^|\\.)(text\\.|logit_scale$)",), heads=WIDE,
     ),
     Lineage(
+        "eva", ("eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
+        "EVA-01/eva/modeling_finetune.py", heads=WIDE,
+    ),
+    Lineage(
         "eva-clip", ("eva-clip",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
-        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)",
-        ("prefix visual",), heads=WIDE,
+        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)", heads=WIDE,
     ),
     Lineage(
         "timm-dinov3", ("timm-eva",), {"eps": 1e-5, "rope": DINOV3_ROPE, "resample": "timm", "pool": "avg", **IMAGENET},
