@@ -141,6 +141,8 @@ def _tail(spec: Spec) -> Named:
     if spec.num_classes and width:
         yield from _linear("head", width, spec.num_classes)
         yield from _linear("head_dist", width, spec.num_classes) if spec.pool == "cls+dist" else ()
+    if spec.whiten:
+        yield from (("whiten.mean", (d,)), ("whiten.weight", (d, d)))
     if n := spec.neck_dim:
         yield from (("neck.conv1.weight", (n, d, 1, 1)), ("neck.conv2.weight", (n, n, 3, 3)))
         for name in ("neck.norm1", "neck.norm2"):

@@ -163,6 +163,7 @@ def _tail(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, F
         _measured(head.shape[0], _shape(tensors, "head.weight")) if head is not None else _measured(0, "no head")
     )
     found["head_norm"] = _measured("head_norm.mean" in tensors, "running statistics before the head")
+    found["whiten"] = _measured("whiten.weight" in tensors, "a feature normalizer")
     for field, name in (("pre_logits_dim", "pre_logits.weight"), ("neck_dim", "neck.conv1.weight")):
         if name in tensors:
             found[field] = _measured(tensors[name].shape[0], _shape(tensors, name))

@@ -9,7 +9,7 @@ from math import isqrt, prod
 from pathlib import PurePath
 from typing import Any
 
-from anyvit import canon, configs, conform, diagnose, dialects, expected, rewrite, weight_sets
+from anyvit import canon, configs, conform, diagnose, dialects, expected, reparametrized, rewrite, weight_sets
 from anyvit.dialects import lineages
 from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
@@ -102,6 +102,8 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         BadArgument: an unknown dialect or weight set was asked for.
     """
     tensors, wrappers = unwrapped(checkpoint.tensors)
+    made = reparametrized.whole(tensors, checkpoint.extras)
+    tensors = made.tensors
     notes = [_note(note) for note in checkpoint.notes]
     known = _dialects(ask.dialect)
     found = matches(tensors, known)
@@ -109,7 +111,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         found = _blocks_only(tensors, known)
     if not found:
         findings = (*diagnose.unknown(tensors, checkpoint.extras), *notes)
-        return Reading(checkpoint, findings=findings, fates=dict.fromkeys(tensors, "unexplained"))
+        return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
@@ -128,7 +130,10 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     findings += _doubts(spec, canonical, ask, facts, run)
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
-    fates = _fates(tensors, match, run)
+    if made.sources:
+        cause = "weights stored with a spectral norm were multiplied out"
+        findings.append(Finding("folded", fold(made.sources), cause))
+    fates = made.spread(_fates(tensors, match, run))
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 

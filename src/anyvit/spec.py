@@ -138,6 +138,8 @@ class Spec:
     pool_out_bias: bool = True
     head_norm: bool = False
     """A BatchNorm without affine before the classifier (linear probes)."""
+    whiten: bool = False
+    """Whether the features' patches are centred and rotated after everything else (RADIO's feature normalizer)."""
     neck_dim: int | None = None
     condition: str | None = None
     """None, "instantmesh" (shift and scale of both branches) or "dit" (gates too)."""

@@ -71,6 +71,24 @@ class HeadNorm(nn.Module):
         return F.batch_norm(x, self.mean, self.var, training=self.training, eps=PROBE_EPS)
 
 
+class Whiten(nn.Module):
+    """RADIO's feature normalizer: patch tokens without their mean, rotated.
+
+    Source: github.com/NVlabs/RADIO@c0f3701:radio/feature_normalizer.py FeatureNormalizer
+    """
+
+    mean: Tensor
+    weight: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("weight", torch.eye(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x - self.mean, self.weight)  # (B, h·w, D)
+
+
 class Neck(nn.Module):
     """SAM's neck: the patch tokens as a map, through two convolutions."""
 

@@ -16,7 +16,7 @@ from anyvit.model.embed import Embed
 from anyvit.model.features import Features, Preprocess, check_pixels
 from anyvit.model.initial import initialise
 from anyvit.model.layers import FFNS, choose, empty, linear, make_norm
-from anyvit.model.pool import AttentionPool, HeadNorm, Neck, check_pool, pool_tokens, pooled_width, projection
+from anyvit.model.pool import AttentionPool, HeadNorm, Neck, Whiten, check_pool, pool_tokens, pooled_width, projection
 from anyvit.model.positions import Grid, RelativeBias, kinds, native_grid, relative_index
 from anyvit.model.rope import RotaryEmbedding
 from anyvit.spec import Spec, pair
@@ -110,6 +110,7 @@ class ViT(nn.Module):
         self.cls_norm = make_norm(spec, d) if spec.cls_norm else None
         self.pool = AttentionPool(spec) if spec.pool in ("map", "attn_pool") else None
         self.neck = Neck(spec, spec.neck_dim) if spec.neck_dim else None
+        self.whiten = Whiten(d) if spec.whiten else None
         self.fc_norm = make_norm(spec, width) if "f" in final else None
         self.pre_logits = linear(width, spec.pre_logits_dim) if spec.pre_logits_dim else None
         width = spec.pre_logits_dim or width
@@ -209,6 +210,7 @@ class ViT(nn.Module):
         """Norms, pool and heads on the last block's output (B, N, D)."""
         spec, normed = self.spec, self.normed(x)
         tokens = normed if spec.tokens_normed else x
+        patches = tokens[:, spec.num_prefix :]
         pooled = pool_tokens(spec, normed, grid, self.pool, self.neck)  # (B, D'), or None
         pooled = self.fc_norm(pooled) if self.fc_norm is not None else pooled
         pooled = torch.tanh(self.pre_logits(pooled)) if self.pre_logits is not None else pooled
@@ -217,7 +219,7 @@ class ViT(nn.Module):
             prenorm=x,
             cls=tokens[:, 0] if spec.num_cls else None,
             registers=tokens[:, spec.num_prefix - spec.num_registers : spec.num_prefix] if spec.num_registers else None,
-            patches=tokens[:, spec.num_prefix :],
+            patches=patches if self.whiten is None else self.whiten(patches),
             pooled=pooled,
             logits=self.classify(pooled, normed),
             embedding=self.proj(pooled) if self.proj is not None and pooled is not None else None,
