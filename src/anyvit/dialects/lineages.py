@@ -145,6 +145,11 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
     Lineage(
+        "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "pool_heads": 8, **HALF},
+        "perception_models core/vision_encoder/pe.py: use_abs_posemb=False leaves the rotary positions",
+        ("canon embed.norm.weight", "no embed.pos"), heads=GIANT,
+    ),
+    Lineage(
         "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": PE_ROPE, "resample": "timm", **HALF},
         "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
@@ -500,12 +505,12 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm/models/eva.py", heads=WIDE,
     ),
     Lineage(
-        "beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "beit-geometric", **HALF},
-        "unilm/beit/modeling_finetune.py; run_class_finetuning.py (geometric resize)",
+        "beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "resample": "eva", "rel_resample": "beit-geometric", **HALF},
+        "unilm/beit/modeling_finetune.py; run_class_finetuning.py (geometric resize; a table of positions: bicubic)",
         ("container torch|torch-legacy", "under .*rel(ative)?_pos(ition)?_.*"),
     ),
     Lineage(
-        "timm-beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "timm", **HALF},
+        "timm-beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "resample": "timm", "rel_resample": "timm", **HALF},
         "timm/models/beit.py",
     ),
     Lineage(
