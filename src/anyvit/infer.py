@@ -220,10 +220,9 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     if "rope" in clues.lineage.facts and _rotates(tensors, clues):
         kinds.append("rope")
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
-    if not kinds and clues.dialect.startswith("big_vision"):
-        found["pos_embed"] = Fact(
-            "sincos_unstored", "assumed", "no table in the file: big_vision computes sin-cos positions"
-        )
+    if not kinds and "sincos" in clues.lineage.facts:
+        why = f"no table in the file: {clues.lineage.name} computes sin-cos positions"
+        found["pos_embed"] = Fact("sincos_unstored", "assumed", why)
     found.update(_windows(tensors))
     if table is None:
         found.update(_relative_grid(tensors, facts))

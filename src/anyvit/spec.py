@@ -95,6 +95,8 @@ class Spec:
     final_norm: str | None = "norm"
     """None, "norm" (at or before the pool), "fc_norm" (after it) or "both"."""
     pos_embed: str = "learned"
+    sincos: str = "big_vision"
+    """Whose sine-cosine table it is where none is stored (see `relpos.sincos2d`)."""
     pool: str = "cls"
     patch_bias: bool = True
     patch_norm: bool = False

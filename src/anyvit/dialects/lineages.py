@@ -356,12 +356,12 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
-        {"eps": 1e-6, "act": "gelu_tanh", "resample": "flexivit", **HALF},
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "flexivit", "sincos": "big_vision", **HALF},
         "big_vision/models/proj/flexi/vit.py", ("file flexi",), heads=GIANT,
     ),
     Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
-        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
         "big_vision/models/vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6, resample_posemb", heads=GIANT,
     ),
     Lineage(
@@ -418,7 +418,7 @@ LINEAGES: tuple[Lineage, ...] = (
         "transformers InternVLVisionConfig: layer_norm_eps=1e-6", heads=WIDE,
     ),
     Lineage(
-        "hf-aimv2", ("hf-aimv2", "hf-aimv2-memory"), {"eps": 1e-5, "act": "silu", **CLIP},
+        "hf-aimv2", ("hf-aimv2", "hf-aimv2-memory"), {"eps": 1e-5, "act": "silu", "sincos": "mae", **CLIP},
         "transformers Aimv2VisionConfig: rms_norm_eps=1e-5, 128 channels a head", head_dim=128,
     ),
     Lineage(
@@ -514,7 +514,7 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm/models/beit.py",
     ),
     Lineage(
-        "aimv2", ("aimv2",), {"eps": 1e-5, "act": "silu", "resample": "none", "pool": "none", **CLIP},
+        "aimv2", ("aimv2",), {"eps": 1e-5, "act": "silu", "resample": "none", "sincos": "mae", "pool": "none", **CLIP},
         "ml-aim aim-v2/aim/v2/torch: RMSNorm 1e-5, SwiGLU, 128 channels a head", head_dim=128,
     ),
     Lineage(
