@@ -358,7 +358,7 @@ def _pool(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> Fact:
     head = tensors.get("head.weight")
     if head is not None and head.shape[1] == 2 * facts["embed_dim"].value:
         return _measured("cls+avg", "the head takes twice the width")
-    if facts["dist_token"].value:
+    if facts["dist_token"].value and "pre_logits.weight" not in tensors:
         return _measured("cls+dist", "a distillation token is present")
     if "fc_norm.weight" in tensors:
         return _measured("avg", "a norm after pooling is present")

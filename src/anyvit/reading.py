@@ -9,7 +9,7 @@ from math import isqrt, prod
 from pathlib import PurePath
 from typing import Any
 
-from anyvit import canon, configs, conform, diagnose, dialects, expected, reparametrized, rewrite, weight_sets
+from anyvit import canon, configs, conform, diagnose, dialects, expected, idle, reparametrized, rewrite, weight_sets
 from anyvit.dialects import lineages
 from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
@@ -117,6 +117,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
     run, more = _translate(tensors, match, facts, ask.values)
+    run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
     findings = [*choice.findings, *more, *changes, *notes]
     findings += [Finding("note", (), text) for text in given.notes]
@@ -238,8 +239,10 @@ def _translate(
 ) -> tuple[Run, list[Finding]]:
     """The canonical tensors; the prefix rows of the position table are found by fit."""
     sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
-    mine = {n: tensors[n] for n in match.hits}
+    targets = {name: hit.item.ours or "" for name, hit in match.hits.items()}
+    mine, empty = idle.without_empty({n: tensors[n] for n in match.hits}, targets)
     run = read(mine, match.dialect, match.prefix, sizes, match.hits)
+    run = replace(run, ignored={**run.ignored, **empty})
     mixed = next((fault for fault in run.faults if fault.rule.ours == "embed.[cls|reg]"), None)
     if mixed is not None and not sizes:
         sizes = {"t": min(CLASS_TOKENS, tensors[mixed.names[0]].shape[-2])}

@@ -383,6 +383,12 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "hf-clip", ("hf-clip", "hf-clip-memory"),
+        {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, "pool": "avg", **CLIP},
+        "transformers CLIPForImageClassification: the mean of the patches before post_layernorm is classified",
+        ("canon head.weight",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-clip", ("hf-clip", "hf-clip-memory"),
         {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, **CLIP},
         "transformers CLIPVisionConfig: hidden_act='quick_gelu'; last_hidden_state stands before post_layernorm",
         heads=WIDE,
@@ -397,7 +403,8 @@ LINEAGES: tuple[Lineage, ...] = (
         "transformers DINOv3ViTConfig: layer_norm_eps=1e-5, rope_theta=100", heads={4096: 32},
     ),
     Lineage(
-        "hf-beit", ("hf-beit", "hf-beit-memory"), {"eps": 1e-12, "act": "gelu", "rel_resample": "hf", **HALF},
+        "hf-beit", ("hf-beit", "hf-beit-memory"),
+        {"eps": 1e-12, "act": "gelu", "resample": "hf", "rel_resample": "hf", **HALF},
         "transformers BeitConfig: layer_norm_eps=1e-12",
     ),
     Lineage(

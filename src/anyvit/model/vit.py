@@ -211,7 +211,8 @@ class ViT(nn.Module):
         spec, normed = self.spec, self.normed(x)
         tokens = normed if spec.tokens_normed else x
         patches = tokens[:, spec.num_prefix :]
-        pooled = pool_tokens(spec, normed, grid, self.pool, self.neck)  # (B, D'), or None
+        seen = tokens if spec.pool == "avg" else normed
+        pooled = pool_tokens(spec, seen, grid, self.pool, self.neck)  # (B, D'), or None
         pooled = self.fc_norm(pooled) if self.fc_norm is not None else pooled
         pooled = torch.tanh(self.pre_logits(pooled)) if self.pre_logits is not None else pooled
         return Features(
