@@ -344,6 +344,9 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
     found: dict[str, Fact] = {}
     if "pool" not in facts:
         found["pool"] = _pool(tensors, facts)
+        if found["pool"].value == "cls+avg":
+            why = "the head takes the class tokens of so many blocks, and the mean of the patches"
+            found["pool_layers"] = _measured(_head_widths(tensors, facts) - 1, why)
     if any(n.startswith("pool.") for n in tensors):
         found["pool"] = _measured(
             "map" if "pool.mlp.fc1.weight" in tensors and not clues.dialect.startswith("pe") else "attn_pool",
@@ -354,10 +357,17 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
     return found
 
 
+def _head_widths(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> int:
+    """How many widths of a token the classifier of one class token takes, 0 where that is no whole number."""
+    head, width = tensors.get("head.weight"), facts["embed_dim"].value
+    if head is None or not width or facts["num_cls"].value != 1 or len(head.shape) != 2 or head.shape[1] % width:
+        return 0
+    return head.shape[1] // width if head.shape[1] // width <= facts["depth"].value + 1 else 0
+
+
 def _pool(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> Fact:
-    head = tensors.get("head.weight")
-    if head is not None and head.shape[1] == 2 * facts["embed_dim"].value:
-        return _measured("cls+avg", "the head takes twice the width")
+    if (times := _head_widths(tensors, facts)) > 1:
+        return _measured("cls+avg", f"the head takes {times} times the width")
     if facts["dist_token"].value and "pre_logits.weight" not in tensors:
         return _measured("cls+dist", "a distillation token is present")
     if "fc_norm.weight" in tensors:

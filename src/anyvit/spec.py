@@ -126,6 +126,8 @@ class Spec:
     """Whether the projection (the last matrix of an MLP) has a bias."""
     projection_mlp_dim: int | None = None
     """Inputs of the last matrix of a projection MLP; None: twice its outputs."""
+    pool_layers: int = 1
+    """Of how many blocks, counted from the last, "cls+avg" joins the class tokens (DINOv2's linear classifiers: 1 or 4)."""
     pool_heads: int | None = None
     pool_queries: int = 0
     pool_norms: tuple[str, ...] = ()

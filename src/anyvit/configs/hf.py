@@ -202,7 +202,7 @@ def _architecture(
     architecture, pool = described.classifier, described.pool
     if "head_dist.weight" in names and described.model == "DeiTModel":
         architecture, pool = "DeiTForImageClassificationWithTeacher", "cls+dist"
-    if pool and spec.pool != pool:
+    if pool and (spec.pool != pool or spec.pool_layers > 1):
         unsaid["pool"] = f"{architecture} feeds its classifier {pool}, and this one is fed {spec.pool}"
     labels = {"id2label": {str(i): f"LABEL_{i}" for i in range(spec.num_classes)},
               "label2id": {f"LABEL_{i}": i for i in range(spec.num_classes)}}  # fmt: skip

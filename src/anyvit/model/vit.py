@@ -145,9 +145,11 @@ class ViT(nn.Module):
             BadArgument: another number of channels, sides that the patch does not divide, a condition missing or odd.
         """
         x, places, condition = self.start(pixels, condition)  # (B, N, D)
+        seen = [x]
         for block, place in zip(self.blocks, places, strict=True):
             x = self.step(block, x, place, condition)
-        return self.finish(x, places[0].grid)
+            seen = [*seen, x][-self.spec.pool_layers :]
+        return self.finish(x, places[0].grid, seen[:-1])
 
     def layers(
         self, pixels: Tensor, blocks: Sequence[int], condition: Tensor | None = None, norm: bool = False
@@ -206,13 +208,15 @@ class ViT(nn.Module):
             return checkpoint(block, x, place, condition, use_reentrant=False)  # type: ignore[return-value]
         return block(x, place, condition)
 
-    def finish(self, x: Tensor, grid: Grid) -> Features:
-        """Norms, pool and heads on the last block's output (B, N, D)."""
+    def finish(self, x: Tensor, grid: Grid, earlier: Sequence[Tensor] = ()) -> Features:
+        """Norms, pool and heads on the last block's output (B, N, D); `earlier` are outputs before it, if the pool asks."""
         spec, normed = self.spec, self.normed(x)
         tokens = normed if spec.tokens_normed else x
         patches = tokens[:, spec.num_prefix :]
         seen = tokens if spec.pool == "avg" else normed
         pooled = pool_tokens(spec, seen, grid, self.pool, self.neck)  # (B, D'), or None
+        if earlier and pooled is not None:
+            pooled = torch.cat([*(self.normed(y)[:, 0] for y in earlier), pooled], -1)
         pooled = self.fc_norm(pooled) if self.fc_norm is not None else pooled
         pooled = torch.tanh(self.pre_logits(pooled)) if self.pre_logits is not None else pooled
         return Features(
