@@ -113,8 +113,11 @@ def test_all_weights_add_up_to_the_old_channels(case: tuple[int, list[int | None
         assert weights(asked, old).sum() == pytest.approx(old)
 
 
-def test_half_precision_stays() -> None:
-    assert read(changed(4, kernel(dtype="float16"))).dtype == np.float16
+def test_half_precision_is_not_rounded_twice() -> None:
+    narrow = kernel(dtype="float16")
+    found = read(changed(4, narrow))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, read(changed(4, narrow.astype("float32"))))
 
 
 @pytest.mark.parametrize(("asked", "words"), [

@@ -14,7 +14,7 @@ from anyvit.adapted import Adapted, Tensors
 from anyvit.channels import Channels, in_chans
 from anyvit.errors import BadArgument
 from anyvit.heads import HEADS, ClassMap, num_classes
-from anyvit.lazy import Lazy, computed
+from anyvit.lazy import Lazy, computed, precise
 from anyvit.report import Finding, fold
 from anyvit.spec import Spec, pair, single
 from anyvit.tokens import registers
@@ -130,14 +130,14 @@ def patch_size(tensors: Tensors, spec: Spec, new: tuple[int, int]) -> Adapted:
         return Adapted(tensors, spec)
     kernel = tensors["embed.patch.weight"]
     method = "flexivit" if _recipe_name(spec) == "flexivit" else "timm"
-    shape = (*kernel.shape[:2], *new)
+    shape, wide = (*kernel.shape[:2], *new), precise(kernel.dtype)
 
     def resize(values: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        return np.asarray(resample.kernel(values.astype("float32"), new, method)).astype(values.dtype)
+        return np.asarray(resample.kernel(values.astype(wide), new, method))
 
-    out = {**tensors, "embed.patch.weight": computed(shape, kernel.dtype, resize, [kernel])}
+    out = {**tensors, "embed.patch.weight": computed(shape, wide, resize, [kernel])}
     changes: dict[str, Any] = {"patch_size": single(new)}
     if spec.grid:
         changes["image_size"] = single((spec.grid[0] * new[0], spec.grid[1] * new[1]))
@@ -185,13 +185,14 @@ def _positions(table: Lazy, spec: Spec, grid: tuple[int, int]) -> Lazy:
     recipe = resample.resolve(spec.resample)
     old = spec.grid
     assert old is not None
+    wide = precise(table.dtype)
 
     def resize(values: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        return np.asarray(resample.positions(values.astype("float32"), old, grid, recipe)).astype(values.dtype)
+        return np.asarray(resample.positions(values.astype(wide), old, grid, recipe))
 
-    return computed((grid[0] * grid[1], table.shape[1]), table.dtype, resize, [table])
+    return computed((grid[0] * grid[1], table.shape[1]), wide, resize, [table])
 
 
 def _relative(
@@ -206,12 +207,12 @@ def _relative(
     def resize(values: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        new = resample.relative_table(values.astype("float32"), old, grid, spec.rel_resample, extra=extra)
-        return np.asarray(new).astype(values.dtype)
+        wide = precise(str(values.dtype))
+        return np.asarray(resample.relative_table(values.astype(wide), old, grid, spec.rel_resample, extra=extra))
 
     for name in names:
         table = tensors[name]
-        tensors[name] = computed((rows, table.shape[1]), table.dtype, resize, [table])
+        tensors[name] = computed((rows, table.shape[1]), precise(table.dtype), resize, [table])
     cause = f"relative position tables {_by(old)} → {_by(grid)} by recipe {spec.rel_resample}"
     origins = fold(origin for name in names for origin in tensors[name].origin)
     return tensors, [Finding("resized", origins, cause)]

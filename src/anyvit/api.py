@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyvit import containers
 from anyvit.errors import BadArgument
-from anyvit.lazy import Checkpoint, Lazy
+from anyvit.lazy import Checkpoint, Lazy, astype
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Report, Trail
 from anyvit.rules import Dialect
@@ -193,6 +193,8 @@ def convert(
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
+    if dtype is None:
+        state = replace(state, tensors={n: as_in(found.tensors.get(n), t) for n, t in state.tensors.items()})
     return write_out(
         found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, check=check, durable=durable
     )
@@ -230,6 +232,11 @@ def _final_report(found: Reading, state: Adapted) -> Report:
     if state.spec.condition is None:
         report = replace(report, findings=tuple(f for f in report.findings if f.kind != "condition"))
     return replace(report, spec=state.spec, trails=trails(state.tensors, found.tensors))
+
+
+def as_in(before: Lazy | None, tensor: Lazy) -> Lazy:
+    """A tensor in the element type that the file stored it in."""
+    return tensor if before is None else astype(tensor, before.dtype)
 
 
 def trails(tensors: Mapping[str, Lazy], before: Mapping[str, Lazy]) -> tuple[Trail, ...]:

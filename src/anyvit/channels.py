@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anyvit.adapted import Adapted, Tensors, whole
-from anyvit.dtypes import np_dtype
 from anyvit.errors import BadArgument
-from anyvit.lazy import computed
+from anyvit.lazy import computed, precise
 from anyvit.report import Finding
 from anyvit.spec import Spec
 
@@ -120,14 +119,15 @@ def in_chans(tensors: Tensors, spec: Spec, new: int | Channels) -> Adapted:
     if parts == tuple((n,) for n in range(old)):
         return Adapted(tensors, spec)
 
+    wide = precise(kernel.dtype)
+
     def change(values: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        mixed = np.einsum("ns,oshw->onhw", weights(asked, old).astype("float32"), values.astype("float32"))
-        return mixed.astype(np_dtype(kernel.dtype))
+        return np.einsum("ns,oshw->onhw", weights(asked, old).astype(wide), values.astype(wide))
 
     shape = (kernel.shape[0], asked.count, *kernel.shape[2:])
-    out = {**tensors, "embed.patch.weight": computed(shape, kernel.dtype, change, [kernel])}
+    out = {**tensors, "embed.patch.weight": computed(shape, wide, change, [kernel])}
     changes = {"mean": _statistics(spec.mean, parts), "std": _statistics(spec.std, parts)}
     cause = f"patch kernel {old} → {asked.count} channels, {_how(asked, parts, old)}"
     finding = Finding("resized", kernel.origin, cause, _remedy(parts))

@@ -135,7 +135,7 @@ def pooled_width(spec: Spec) -> int:
         return d * (spec.num_cls if spec.summary is None else len(spec.summary))
     if spec.pool == "avg" and spec.neck_dim:
         return spec.neck_dim
-    return {"none": 0, "cls+avg": 2 * d, "map": spec.pool_dim or d, "attn_pool": spec.pool_dim or d}.get(spec.pool, d)
+    return {"none": 0, "cls+avg": (spec.pool_layers + 1) * d, "map": spec.pool_dim or d, "attn_pool": spec.pool_dim or d}.get(spec.pool, d)
 
 
 def _tail(spec: Spec) -> Named:
@@ -157,6 +157,8 @@ def _tail(spec: Spec) -> Named:
     if spec.num_classes and width:
         yield from _linear("head", width, spec.num_classes)
         yield from _linear("head_dist", width, spec.num_classes) if spec.pool == "cls+dist" else ()
+    if spec.whiten:
+        yield from (("whiten.mean", (d,)), ("whiten.weight", (d, d)))
     if n := spec.neck_dim:
         yield from (("neck.conv1.weight", (n, d, 1, 1)), ("neck.conv2.weight", (n, n, 3, 3)))
         for name in ("neck.norm1", "neck.norm2"):

@@ -319,6 +319,8 @@ def without_heads(spec: Spec, tensors: Tensors) -> Spec:
         changes["pre_logits_dim"] = None
     if spec.projection_dim and not any(n.startswith("proj.") for n in tensors):
         changes["projection_dim"] = None
+    if spec.whiten and "whiten.weight" not in tensors:
+        changes["whiten"] = False
     if spec.neck_dim and "neck.conv1.weight" not in tensors:
         changes["neck_dim"] = None
     if spec.mask_token and "embed.mask" not in tensors:

@@ -89,7 +89,7 @@ def width(spec: Spec) -> int:
         return spec.pool_dim or spec.embed_dim
     if spec.pool == "cls" and spec.num_cls > 1:
         return spec.embed_dim * (spec.num_cls if spec.summary is None else len(spec.summary))
-    return spec.embed_dim * (2 if spec.pool == "cls+avg" else 1)
+    return spec.embed_dim * (spec.pool_layers + 1 if spec.pool == "cls+avg" else 1)
 
 
 def _mapped(tensors: Tensors, spec: Spec, asked: ClassMap) -> Adapted:

@@ -167,6 +167,7 @@ def _tail(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, F
         _measured(head.shape[0], _shape(tensors, "head.weight")) if head is not None else _measured(0, "no head")
     )
     found["head_norm"] = _measured("head_norm.mean" in tensors, "running statistics before the head")
+    found["whiten"] = _measured("whiten.weight" in tensors, "a feature normalizer")
     for field, name in (("pre_logits_dim", "pre_logits.weight"), ("neck_dim", "neck.conv1.weight")):
         if name in tensors:
             found[field] = _measured(tensors[name].shape[0], _shape(tensors, name))
@@ -228,10 +229,9 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     if "rope" in clues.lineage.facts and _rotates(tensors, clues):
         kinds.append("rope")
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
-    if not kinds and clues.dialect.startswith("big_vision"):
-        found["pos_embed"] = Fact(
-            "sincos_unstored", "assumed", "no table in the file: big_vision computes sin-cos positions"
-        )
+    if not kinds and "sincos" in clues.lineage.facts:
+        why = f"no table in the file: {clues.lineage.name} computes sin-cos positions"
+        found["pos_embed"] = Fact("sincos_unstored", "assumed", why)
     found.update(_windows(tensors))
     if table is None:
         found.update(_relative_grid(tensors, facts))
@@ -297,7 +297,7 @@ def _windows(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
 
 def _rotates(tensors: Mapping[str, Lazy], clues: Clues) -> bool:
     """Whether a model of a lineage with rotary positions uses them (EVA-01 and the first EVA-CLIP do not)."""
-    if clues.lineage.name in ("eva-clip", "timm-eva", "eva02-finetuned", "eva02-mim"):
+    if clues.lineage.name in ("eva", "eva-clip", "timm-eva", "eva02-finetuned", "eva02-mim"):
         stored = any("rope" in name for name in clues.ignored) or "rope.freqs" in tensors
         return stored or "blocks.0.mlp.gate.weight" in tensors
     return True
@@ -380,6 +380,9 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
     found: dict[str, Fact] = {}
     if "pool" not in facts or "head_dist.weight" in tensors:
         found["pool"] = _pool(tensors, facts)
+        if found["pool"].value == "cls+avg":
+            why = "the head takes the class tokens of so many blocks, and the mean of the patches"
+            found["pool_layers"] = _measured(_head_widths(tensors, facts) - 1, why)
     rope = facts["rope"].value
     if rope is not None and rope.reference == NATIVE and facts.get("grid"):
         side = facts["grid"].value[0]
@@ -398,14 +401,21 @@ NATIVE = 0
 """A `Rope.reference` that stands for the rows of the model's own grid."""
 
 
+def _head_widths(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> int:
+    """How many widths of a token the classifier of one class token takes, 0 where that is no whole number."""
+    head, width = tensors.get("head.weight"), facts["embed_dim"].value
+    if head is None or not width or facts["num_cls"].value != 1 or len(head.shape) != 2 or head.shape[1] % width:
+        return 0
+    return head.shape[1] // width if head.shape[1] // width <= facts["depth"].value + 1 else 0
+
+
 def _pool(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> Fact:
-    head = tensors.get("head.weight")
-    if head is not None and head.shape[1] == 2 * facts["embed_dim"].value:
-        return _measured("cls+avg", "the head takes twice the width")
-    alone = "head_dist.weight" not in tensors and (head is not None or "pre_logits.weight" in tensors)
+    if (times := _head_widths(tensors, facts)) > 1:
+        return _measured("cls+avg", f"the head takes {times} times the width")
+    alone = "head_dist.weight" not in tensors and ("head.weight" in tensors or "pre_logits.weight" in tensors)
     if facts["dist_token"].value and alone:
         return _measured("cls", "a distillation token is present, but one head, which reads the class token")
-    if facts["dist_token"].value:
+    if facts["dist_token"].value and "pre_logits.weight" not in tensors:
         return _measured("cls+dist", "a distillation token is present")
     if "fc_norm.weight" in tensors:
         return _measured("avg", "a norm after pooling is present")

@@ -174,6 +174,16 @@ def computed(
     return Lazy(tuple(shape), dtype, load, tuple(dict.fromkeys(name for s in sources for name in s.origin)))
 
 
+def precise(dtype: str) -> str:
+    """The element type that computed values are kept in: 16-bit ones are widened, so that nothing is rounded twice.
+
+    Example:
+        >>> precise("bfloat16"), precise("float64")
+        ('float32', 'float64')
+    """
+    return dtype if dtype in ("float32", "float64") else "float32"
+
+
 def astype(lazy: Lazy, dtype: str) -> Lazy:
     """The same numbers in another element type."""
     if lazy.dtype == dtype:

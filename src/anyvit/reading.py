@@ -9,7 +9,19 @@ from math import isqrt, prod
 from pathlib import PurePath
 from typing import Any
 
-from anyvit import canon, configs, conform, diagnose, dialects, expected, foreign, rewrite, weight_sets
+from anyvit import (
+    canon,
+    configs,
+    conform,
+    diagnose,
+    dialects,
+    expected,
+    foreign,
+    idle,
+    reparametrized,
+    rewrite,
+    weight_sets,
+)  # fmt: skip
 from anyvit.dialects import lineages
 from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
@@ -102,6 +114,8 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         BadArgument: an unknown dialect or weight set was asked for.
     """
     tensors, wrappers = unwrapped(checkpoint.tensors)
+    made = reparametrized.whole(tensors, checkpoint.extras)
+    tensors = made.tensors
     notes = [_note(note) for note in checkpoint.notes]
     known = _dialects(ask.dialect)
     found = matches(tensors, known)
@@ -109,12 +123,13 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         found = _blocks_only(tensors, known)
     if not found:
         findings = (*diagnose.unknown(tensors, checkpoint.extras), *notes)
-        return Reading(checkpoint, findings=findings, fates=dict.fromkeys(tensors, "unexplained"))
+        return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
     run, more = _translate(tensors, match, facts, ask.values)
+    run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
     findings = [*choice.findings, *more, *changes, *notes]
     findings += [Finding("note", (), text) for text in given.notes]
@@ -129,7 +144,10 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     findings += _foreign(findings, match, canonical, configs.model_types(checkpoint))
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
-    fates = _fates(tensors, match, run)
+    if made.sources:
+        cause = "weights stored with a spectral norm were multiplied out"
+        findings.append(Finding("folded", fold(made.sources), cause))
+    fates = made.spread(_fates(tensors, match, run))
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 
@@ -234,8 +252,10 @@ def _translate(
 ) -> tuple[Run, list[Finding]]:
     """The canonical tensors; the prefix rows of the position table are found by fit."""
     sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
-    mine = {n: tensors[n] for n in match.hits}
+    targets = {name: hit.item.ours or "" for name, hit in match.hits.items()}
+    mine, empty = idle.without_empty({n: tensors[n] for n in match.hits}, targets)
     run = read(mine, match.dialect, match.prefix, sizes, match.hits)
+    run = replace(run, ignored={**run.ignored, **empty})
     mixed = next((fault for fault in run.faults if fault.rule.ours == "embed.[cls|reg]"), None)
     if mixed is not None and not sizes:
         sizes = {"t": min(CLASS_TOKENS, tensors[mixed.names[0]].shape[-2])}

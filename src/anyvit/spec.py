@@ -101,6 +101,8 @@ class Spec:
     final_norm: str | None = "norm"
     """None, "norm" (at or before the pool), "fc_norm" (after it) or "both"."""
     pos_embed: str = "learned"
+    sincos: str = "big_vision"
+    """Whose sine-cosine table it is where none is stored (see `relpos.sincos2d`)."""
     pool: str = "cls"
     patch_bias: bool = True
     patch_norm: bool = False
@@ -130,6 +132,8 @@ class Spec:
     """Whether the projection (the last matrix of an MLP) has a bias."""
     projection_mlp_dim: int | None = None
     """Inputs of the last matrix of a projection MLP; None: twice its outputs."""
+    pool_layers: int = 1
+    """Of how many blocks, counted from the last, "cls+avg" joins the class tokens (DINOv2's linear classifiers: 1 or 4)."""
     pool_heads: int | None = None
     pool_queries: int = 0
     pool_norms: tuple[str, ...] = ()
@@ -144,6 +148,8 @@ class Spec:
     pool_out_bias: bool = True
     head_norm: bool = False
     """A BatchNorm without affine before the classifier (linear probes)."""
+    whiten: bool = False
+    """Whether the features' patches are centred and rotated after everything else (RADIO's feature normalizer)."""
     neck_dim: int | None = None
     condition: str | None = None
     """None, "instantmesh" (shift and scale of both branches) or "dit" (gates too)."""

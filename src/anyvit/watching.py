@@ -94,15 +94,16 @@ def run_vit(vit: ViT, pixels: Tensor, condition: Tensor | None = None, last: str
         places = vit.places(grid, x.device)
     else:
         x, places, condition = vit.start(pixels, condition)
-    trace = {"embed": _kept(x)}
+    trace, seen = {"embed": _kept(x)}, [x]
     for i, (block, place) in enumerate(zip(vit.blocks, places, strict=True)):
         if last in trace:
             return trace
         x = block(x, place, condition)  # (B, N, D)
         trace[f"blocks.{i}"] = _kept(x)
+        seen = [*seen, x][-vit.spec.pool_layers :]
     if last in trace:
         return trace
-    out = vit.finish(x, places[0].grid)
+    out = vit.finish(x, places[0].grid, seen[:-1])
     found = {name: getattr(out, name) for name in OUTPUTS}
     trace.update({name: _kept(value) for name, value in found.items() if value is not None})
     trace["normed"] = _kept(vit.normed(x))

@@ -171,6 +171,8 @@ def _radio_facts(args: Mapping[str, Any], teachers: list[Any]) -> dict[str, Fact
         if teacher.get("use_summary", True):
             summary.setdefault(teacher["name"], index)
     each = bool(args.get("cls_token_per_teacher", True))
+    # DINOv2 inside keeps one class token for the summary: radio/enable_cpe_support.py _forward_cpe_dinov2
+    joined = each and not str(args.get("model", "")).startswith("dinov2_")
     tokens = len({teacher["name"] for teacher in teachers}) if each else 1
     multiple, registers = args.get("register_multiple"), to_int(args.get("cpe_num_registers") or 0)
     if not registers and multiple:
@@ -178,7 +180,7 @@ def _radio_facts(args: Mapping[str, Any], teachers: list[Any]) -> dict[str, Fact
     facts = {
         "num_cls": Fact(tokens, "given", "args.teachers, args.cls_token_per_teacher"),
         "num_registers": Fact(registers, "given", "args.register_multiple, args.cpe_num_registers"),
-        "summary": Fact(tuple(sorted(summary.values())) if each else (0,), "given", "args.teachers: use_summary"),
+        "summary": Fact(tuple(sorted(summary.values())) if joined else (0,), "given", "args.teachers: use_summary"),
     }
     if args.get("cpe_max_size"):
         facts["image_size"] = Fact(to_size(args["cpe_max_size"]), "given", "args.cpe_max_size")

@@ -97,7 +97,7 @@ def _tower(config: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], A
 
 BILINEAR = {"mode": "bilinear", "antialias": False}
 FUNCTIONS: Mapping[str, tuple[str, Any]] = {
-    "git_vision_model": ("tokens_normed", True), 
+    "git_vision_model": ("tokens_normed", True),
     "tipsv2_vision_model": ("resample", BILINEAR), "dpt": ("resample", BILINEAR),
 }  # fmt: skip
 """model_type without a table → (Spec field, value) of what its class computes.
@@ -230,7 +230,7 @@ def _architecture(
     architecture, pool = described.classifier, described.pool
     if "head_dist.weight" in names and described.model == "DeiTModel":
         architecture, pool = "DeiTForImageClassificationWithTeacher", "cls+dist"
-    if pool and spec.pool != pool:
+    if pool and (spec.pool != pool or spec.pool_layers > 1):
         unsaid["pool"] = f"{architecture} feeds its classifier {pool}, and this one is fed {spec.pool}"
     labels = {"id2label": {str(i): f"LABEL_{i}" for i in range(spec.num_classes)},
               "label2id": {f"LABEL_{i}": i for i in range(spec.num_classes)}}  # fmt: skip

@@ -70,7 +70,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "patch_bias": (True,), "patch_norm": (False,), "proj_bias": (True,), "mlp_bias": (True,), "norm_bias": (True,),
     "attn_norm": (False,), "mlp_norm": (False,), "window": (None,), "condition": (None,), "cls_norm": (False,),
     "pos_embed": ("learned", "sincos"), "final_norm": ("norm",), "qkv_bias": (True,), "head_norm": (False,),
-    "neck_dim": (None,),
+    "neck_dim": (None,), "whiten": (False,),
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ DINOV3 = Dialect(
         R(B + "<ls1|ls2>.gamma", B + "<ls1|ls2>"),
         # SwiGLUFFN computes w3(silu(w1 x) * w2 x): dinov3/layers/ffn_layers.py
         R(B + "mlp.<w1|w2|w3>.{p}", B + "mlp.<gate|up|down>.{p}"),
+        R("../linear_head.{p}", "head.{p}", why="hub/classifiers.py: over cls and the mean of the patches"),
         R("<cls_norm|local_cls_norm>.{p}", "<cls_norm|local_cls_norm>.{p}"),
     ),
     source="facebookresearch/dinov3 dinov3/models/vision_transformer.py, dinov3/layers/{attention,ffn_layers}.py",

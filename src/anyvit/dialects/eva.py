@@ -50,6 +50,14 @@ EVA02_FUSED = Dialect(
     lineage="eva02-finetuned",
     container="torch",
 )
+EVA = Dialect(
+    "eva",
+    (*STEM, *FUSED, *FC, *CLASSIFIER),
+    source="baaivision/EVA EVA-01/eva/modeling_{pretrain,finetune}.py",
+    title="EVA-01 (fused qkv, plain MLP)",
+    lineage="eva",
+    container="torch",
+)
 EVA_CLIP = Dialect(
     "eva-clip",
     (*STEM, *APART, *W123, *PROJECTION),
@@ -69,4 +77,4 @@ EVA_CLIP_FUSED = Dialect(
     container="torch",
 )
 
-DIALECTS = (EVA02, EVA02_FUSED, EVA_CLIP, EVA_CLIP_FUSED)
+DIALECTS = (EVA02, EVA02_FUSED, EVA, EVA_CLIP, EVA_CLIP_FUSED)

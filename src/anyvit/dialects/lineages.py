@@ -130,6 +130,10 @@ PLAIN = ("timm", "dino", "dinov2", "mae", "deit", "ibot", "moco", "ijepa", "msn"
 """The spellings that differ in extras only."""
 V2 = ("dinov2", "dinov2-chunked", "timm", "tipsv2")
 TORCH = "container torch|torch-legacy|dcp"
+UNDER_MODEL = "prefix ^model(_ema)?\\.(module\\.)?$"
+"""The key under which DeiT's and MAE's scripts save; timm's own say `state_dict`, DINO's `teacher`."""
+BARE = ("no blocks.{i}.ls1", "no embed.reg", "no embed.norm.weight", "no blocks.{i}.mlp.gate.weight")
+"""Without anything that came after the first ViTs."""
 
 LINEAGES: tuple[Lineage, ...] = (
     Lineage(
@@ -147,6 +151,11 @@ LINEAGES: tuple[Lineage, ...] = (
         "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "resample": "pe", "pool_heads": 8, **HALF},
         "perception_models core/vision_encoder/{config,pe,rope}.py: PE-Lang and PE-Spatial have no final norm",
         ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
+    ),
+    Lineage(
+        "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "pool_heads": 8, **HALF},
+        "perception_models core/vision_encoder/pe.py: use_abs_posemb=False leaves the rotary positions",
+        ("canon embed.norm.weight", "no embed.pos"), heads=GIANT,
     ),
     Lineage(
         "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", **HALF},
@@ -190,6 +199,27 @@ LINEAGES: tuple[Lineage, ...] = (
         "eva-clip-enormous", ("eva-clip", "timm-eva", "open_clip-eva"), {"eps": 1e-6, "resample": "eva", "block_norm": "post", **CLIP},
         "EVA-CLIP model_configs EVA02-CLIP-bigE-14.json: postnorm, under the names of pre-norm models",
         ("width 1792", "no blocks.{i}.attn.k.bias"), heads=WIDE,
+    ),
+    *(
+        Lineage(
+            "eva-clip", ("eva-clip",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **facts, **CLIP},
+            "EVA-CLIP/rei/eva_clip/eva_vit_model.py, EVA-CLIP-18B/shinji; model_configs (head_width 64, 88, 112, 128): "
+            "the mean is that of all tokens, cls too; 18B is postnorm",
+            ("prefix (^|\\.)visual\\.$", "no blocks.{i}.attn.k.bias", *signs), heads=WIDE, head_dim=channels,
+        )
+        for facts, signs, channels in (
+            ({"block_norm": "post"}, ("width 5120", "no blocks.{i}.norm1.bias"), 128),
+            ({"block_norm": "post"}, ("file CLIP[-_]E[-_]|bigE", "canon blocks.{i}.norm1.bias"), 112),
+            ({}, ("no blocks.{i}.norm1.bias",), 128),
+            ({"pool_prefix": True}, ("canon fc_norm.weight",), 64),
+            ({}, (), 64),
+        )
+    ),
+    Lineage(
+        "eva", ("eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
+        "EVA-01/eva/modeling_finetune.py: BEiT's blocks with a position table",
+        (TORCH, "prefix ^((model|model_ema|module)\\.)?$", "canon embed.pos", "canon blocks.{i}.attn.q.bias", "no blocks.{i}.attn.k.bias",
+         "no blocks.{i}.attn.rel_pos", "no embed.rel_pos"), heads=WIDE,
     ),
     Lineage(
         "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
@@ -240,6 +270,10 @@ LINEAGES: tuple[Lineage, ...] = (
         ("has masked_embed$|(^|\\.)ibot_loss\\.",),
     ),
     Lineage(
+        "ibot", ("ibot",), {"eps": 1e-6, "resample": "dino", **IMAGENET},
+        "ibot/models/vision_transformer.py: gamma_1, gamma_2 beside a row for cls in the position table",
+    ),
+    Lineage(
         "moco-v3", PLAIN, {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
         "moco-v3/vits.py: vit_small has 12 heads at width 384; fixed sin-cos positions",
         ("prefix (base|momentum)_encoder",), heads={384: 12},
@@ -251,7 +285,7 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "msn", PLAIN, {"eps": 1e-6, "resample": "msn", **IMAGENET},
-        "facebookresearch/msn src/deit.py", ("prefix target_encoder",),
+        "facebookresearch/msn src/deit.py", ("has (^|\\.)target_encoder\\.", "canon embed.cls"),
     ),
     Lineage(
         "mae", ("mae", "timm"), {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
@@ -270,6 +304,16 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon blocks.{i}.ls1", "canon embed.pos", "canon blocks.{i}.attn.k.bias"), heads=WIDE,
     ),
     Lineage("deit", ("deit", "deit3"), {"eps": 1e-6, "resample": "deit", **IMAGENET}, "deit/main.py", heads=WIDE),
+    Lineage(
+        "mae-finetuned", ("mae", *PLAIN), {"eps": 1e-6, "resample": "mae", **IMAGENET},
+        "mae/main_finetune.py saves {'model': …}; models_vit.py global_pool: fc_norm takes the place of norm",
+        (TORCH, UNDER_MODEL, "canon fc_norm.weight", "no norm.weight", "canon embed.cls", *BARE), heads=WIDE,
+    ),
+    Lineage(
+        "deit", ("deit", *PLAIN), {"eps": 1e-6, "resample": "deit", **IMAGENET},
+        "deit/main.py and mae/main_finetune.py save {'model': …}, and both resize with bicubic without antialias to size=",
+        (TORCH, UNDER_MODEL, "canon embed.cls", "canon norm.weight", *BARE), heads=WIDE,
+    ),
     Lineage(
         "dino", PLAIN, {"eps": 1e-6, "resample": "dino", **IMAGENET},
         "dino/vision_transformer.py: eps=1e-6, scale_factor=(g+0.1)/sqrt(N)",
@@ -345,12 +389,12 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
-        {"eps": 1e-6, "act": "gelu_tanh", "resample": "flexivit", **HALF},
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "flexivit", "sincos": "big_vision", **HALF},
         "big_vision/models/proj/flexi/vit.py", ("file flexi",), heads=GIANT,
     ),
     Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
-        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
         "big_vision/models/vit.py: nn.gelu (tanh form), LayerNorm epsilon 1e-6, resample_posemb", heads=GIANT,
     ),
     Lineage(
@@ -379,6 +423,12 @@ LINEAGES: tuple[Lineage, ...] = (
         "hf-git", ("hf-clip", "hf-clip-memory"),
         {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", **CLIP},
         "transformers GitVisionModel: last_hidden_state stands after post_layernorm", ("prefix image_encoder\\.",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-clip", ("hf-clip", "hf-clip-memory"),
+        {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, "pool": "avg", **CLIP},
+        "transformers CLIPForImageClassification: the mean of the patches before post_layernorm is classified",
+        ("canon head.weight",), heads=WIDE,
     ),
     Lineage(
         "hf-clip", ("hf-clip", "hf-clip-memory", "hf-owlvit"),
@@ -412,7 +462,8 @@ LINEAGES: tuple[Lineage, ...] = (
         "transformers DINOv3ViTConfig: layer_norm_eps=1e-5, rope_theta=100", heads={4096: 32},
     ),
     Lineage(
-        "hf-beit", ("hf-beit", "hf-beit-memory"), {"eps": 1e-12, "act": "gelu", "rel_resample": "hf", **HALF},
+        "hf-beit", ("hf-beit", "hf-beit-memory"),
+        {"eps": 1e-12, "act": "gelu", "resample": "hf", "rel_resample": "hf", **HALF},
         "transformers BeitConfig: layer_norm_eps=1e-12",
     ),
     Lineage(
@@ -433,7 +484,7 @@ LINEAGES: tuple[Lineage, ...] = (
         "transformers InternVLVisionConfig: layer_norm_eps=1e-6", heads=WIDE,
     ),
     Lineage(
-        "hf-aimv2", ("hf-aimv2", "hf-aimv2-memory"), {"eps": 1e-5, "act": "silu", **CLIP},
+        "hf-aimv2", ("hf-aimv2", "hf-aimv2-memory"), {"eps": 1e-5, "act": "silu", "sincos": "mae", **CLIP},
         "transformers Aimv2VisionConfig: rms_norm_eps=1e-5, 128 channels a head", head_dim=128,
     ),
     Lineage(
@@ -499,9 +550,12 @@ LINEAGES: tuple[Lineage, ...] = (
         ("has (^|\\.)(text\\.|logit_scale$)",), heads=WIDE,
     ),
     Lineage(
+        "eva", ("eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
+        "EVA-01/eva/modeling_finetune.py", heads=WIDE,
+    ),
+    Lineage(
         "eva-clip", ("eva-clip",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "eva", **CLIP},
-        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)",
-        ("prefix visual",), heads=WIDE,
+        "EVA-CLIP/rei/eva_clip/eva_vit_model.py, model_configs (head_width 64, 88, 112)", heads=WIDE,
     ),
     Lineage(
         "timm-dinov3", ("timm-eva",), {"eps": 1e-5, "rope": DINOV3_ROPE, "resample": "timm", "pool": "avg", **IMAGENET},
@@ -517,16 +571,16 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm/models/eva.py", heads=WIDE,
     ),
     Lineage(
-        "beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "beit-geometric", **HALF},
-        "unilm/beit/modeling_finetune.py; run_class_finetuning.py (geometric resize)",
+        "beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "resample": "eva", "rel_resample": "beit-geometric", **HALF},
+        "unilm/beit/modeling_finetune.py; run_class_finetuning.py (geometric resize; a table of positions: bicubic)",
         ("container torch|torch-legacy", "under .*rel(ative)?_pos(ition)?_.*"),
     ),
     Lineage(
-        "timm-beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "rel_resample": "timm", **HALF},
+        "timm-beit", ("beit", "timm-beit"), {"eps": 1e-6, "act": "gelu", "resample": "timm", "rel_resample": "timm", **HALF},
         "timm/models/beit.py",
     ),
     Lineage(
-        "aimv2", ("aimv2",), {"eps": 1e-5, "act": "silu", "resample": "none", "pool": "none", **CLIP},
+        "aimv2", ("aimv2",), {"eps": 1e-5, "act": "silu", "resample": "none", "sincos": "mae", "pool": "none", **CLIP},
         "ml-aim aim-v2/aim/v2/torch: RMSNorm 1e-5, SwiGLU, 128 channels a head", head_dim=128,
     ),
     Lineage(

@@ -53,7 +53,7 @@ class Embed(nn.Module):
     def positions(self, grid: Grid, device: torch.device) -> Tensor | None:
         """The position of each patch, (h·w, D)."""
         if "sincos_unstored" in kinds(self.spec):
-            return sincos(grid, self.spec.embed_dim, device)
+            return sincos(grid, self.spec.embed_dim, self.spec.sincos, device)
         if self.pos is None or self.resampled is None or self.native is None:
             return None
         return self.resampled(self.pos, self.native, grid)

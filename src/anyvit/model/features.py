@@ -25,7 +25,7 @@ class Features:
         prenorm: (B, N, D) the last block's output.
         cls: (B, D) the first class token; None without one.
         registers: (B, R, D) the registers; None without any.
-        patches: (B, h·w, D) the patch tokens, row by row.
+        patches: (B, h·w, D) the patch tokens, row by row; whitened where the source whitens its features (RADIO).
         pooled: (B, D') what the source feeds its head; None where it pools nothing.
         logits: (B, C) of the classification head; None without one.
         embedding: (B, E) in the joint space, not L2-normalised; None without a projection.

@@ -71,6 +71,24 @@ class HeadNorm(nn.Module):
         return F.batch_norm(x, self.mean, self.var, training=self.training, eps=PROBE_EPS)
 
 
+class Whiten(nn.Module):
+    """RADIO's feature normalizer: patch tokens without their mean, rotated.
+
+    Source: github.com/NVlabs/RADIO@c0f3701:radio/feature_normalizer.py FeatureNormalizer
+    """
+
+    mean: Tensor
+    weight: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("weight", torch.eye(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x - self.mean, self.weight)  # (B, h·w, D)
+
+
 class Neck(nn.Module):
     """SAM's neck: the patch tokens as a map, through two convolutions."""
 
@@ -102,6 +120,8 @@ def pooled_width(spec: Spec) -> int:
         return spec.embed_dim * len(summary(spec))
     if spec.pool == "avg" and spec.neck_dim:
         return spec.neck_dim
+    if spec.pool == "cls+avg":
+        count = spec.pool_layers + 1
     return count * (spec.pool_dim or spec.embed_dim if spec.pool in ("map", "attn_pool") else spec.embed_dim)
 
 
@@ -133,6 +153,8 @@ def check_pool(spec: Spec) -> None:
         raise BadArgument("pool 'cls+dist' needs a distillation token", found="dist_token=False")
     after = {"final_norm": spec.final_norm in ("fc_norm", "both"), "projection_dim": spec.projection_dim,
              "pre_logits_dim": spec.pre_logits_dim}  # fmt: skip
+    if not 1 <= spec.pool_layers <= (spec.depth if spec.pool == "cls+avg" else 1):
+        raise BadArgument("pool 'cls+avg' joins class tokens of 1 … depth blocks", found=spec.pool_layers)
     if spec.pool == "none" and any(after.values()):
         names = [name for name, there in after.items() if there]
         raise BadArgument(

@@ -115,9 +115,9 @@ class Resampled:
         return self.memo(table, new, lambda: resample.positions(wide(table), old, new, self.recipe))
 
 
-def sincos(grid: Grid, width: int, device: torch.device) -> Tensor:
-    """The sine-cosine table (h·w, width) that big_vision computes and does not store."""
-    return torch.from_numpy(resample.sincos2d(*grid, width, kind="big_vision")).to(device, torch.float32)
+def sincos(grid: Grid, width: int, kind: str, device: torch.device) -> Tensor:
+    """The sine-cosine table (h·w, width) that big_vision and AIMv2 compute and do not store."""
+    return torch.from_numpy(resample.sincos2d(*grid, width, kind=kind)).to(device, torch.float32)
 
 
 def relative_index(grid: Grid, cls: bool, device: torch.device | None = None) -> Tensor:

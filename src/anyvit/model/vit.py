@@ -16,7 +16,7 @@ from anyvit.model.embed import Embed
 from anyvit.model.features import Features, Preprocess, check_pixels
 from anyvit.model.initial import initialise
 from anyvit.model.layers import FFNS, choose, empty, linear, make_norm
-from anyvit.model.pool import AttentionPool, HeadNorm, Neck, check_pool, pool_tokens, pooled_width, projection
+from anyvit.model.pool import AttentionPool, HeadNorm, Neck, Whiten, check_pool, pool_tokens, pooled_width, projection
 from anyvit.model.positions import Grid, RelativeBias, kinds, native_grid, relative_index
 from anyvit.model.rope import RotaryEmbedding
 from anyvit.spec import Spec, pair
@@ -116,6 +116,7 @@ class ViT(nn.Module):
         self.cls_norm = make_norm(spec, d) if spec.cls_norm else None
         self.pool = AttentionPool(spec) if spec.pool in ("map", "attn_pool") else None
         self.neck = Neck(spec, spec.neck_dim) if spec.neck_dim else None
+        self.whiten = Whiten(d) if spec.whiten else None
         self.fc_norm = make_norm(spec, width) if "f" in final else None
         self.pre_logits = linear(width, spec.pre_logits_dim) if spec.pre_logits_dim else None
         width = spec.pre_logits_dim or width
@@ -150,9 +151,11 @@ class ViT(nn.Module):
             BadArgument: another number of channels, sides that the patch does not divide, a condition missing or odd.
         """
         x, places, condition = self.start(pixels, condition)  # (B, N, D)
+        seen = [x]
         for block, place in zip(self.blocks, places, strict=True):
             x = self.step(block, x, place, condition)
-        return self.finish(x, places[0].grid)
+            seen = [*seen, x][-self.spec.pool_layers :]
+        return self.finish(x, places[0].grid, seen[:-1])
 
     def layers(
         self, pixels: Tensor, blocks: Sequence[int], condition: Tensor | None = None, norm: bool = False
@@ -211,11 +214,15 @@ class ViT(nn.Module):
             return checkpoint(block, x, place, condition, use_reentrant=False)  # type: ignore[return-value]
         return block(x, place, condition)
 
-    def finish(self, x: Tensor, grid: Grid) -> Features:
-        """Norms, pool and heads on the last block's output (B, N, D)."""
+    def finish(self, x: Tensor, grid: Grid, earlier: Sequence[Tensor] = ()) -> Features:
+        """Norms, pool and heads on the last block's output (B, N, D); `earlier` are outputs before it, if the pool asks."""
         spec, normed = self.spec, self.normed(x)
         tokens = normed if spec.tokens_normed else x
-        pooled = pool_tokens(spec, normed, grid, self.pool, self.neck)  # (B, D'), or None
+        patches = tokens[:, spec.num_prefix :]
+        seen = tokens if spec.pool == "avg" else normed
+        pooled = pool_tokens(spec, seen, grid, self.pool, self.neck)  # (B, D'), or None
+        if earlier and pooled is not None:
+            pooled = torch.cat([*(self.normed(y)[:, 0] for y in earlier), pooled], -1)
         pooled = self.fc_norm(pooled) if self.fc_norm is not None else pooled
         pooled = torch.tanh(self.pre_logits(pooled)) if self.pre_logits is not None else pooled
         return Features(
@@ -223,7 +230,7 @@ class ViT(nn.Module):
             prenorm=x,
             cls=tokens[:, 0] if spec.num_cls else None,
             registers=tokens[:, spec.num_prefix - spec.num_registers : spec.num_prefix] if spec.num_registers else None,
-            patches=tokens[:, spec.num_prefix :],
+            patches=patches if self.whiten is None else self.whiten(patches),
             pooled=pooled,
             logits=self.classify(pooled, normed),
             embedding=self.proj(pooled) if self.proj is not None and pooled is not None else None,
