@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import configs, containers, dialects, fit, integrity, lazy
+from anyvit import configs, containers, dialects, expected, fit, integrity, lazy
 from anyvit.adapt import Adapted
 from anyvit.dtypes import ITEMSIZE, is_floating
 from anyvit.errors import BadArgument, FileError, Unsayable
@@ -147,6 +147,8 @@ def fitted(state: Adapted, dialect: Dialect, chunks: int | None = None) -> fit.F
         Unsayable: there are no words for something that decides the function.
     """
     done = fit.Fitted(state.tensors, state.spec)
+    if not dialect.name.startswith("big_vision"):
+        done = fit.with_stored_positions(done, expected.grid_of(state.spec))
     unsaid: Mapping[str, str] = {}
     for _ in range(4):
         requires, rows = required(dialect, done.tensors), rows_of(dialect, done)
@@ -238,6 +240,9 @@ def _without_wrong_heads(done: fit.Fitted, state: Adapted, dialect: Dialect) -> 
     if dense in state.tensors and (dense not in done.tensors or dialect.name.startswith("hf-")):
         why = f"{dialect.name} has no dense layer between the pool and the classifier, which would be fed otherwise"
         return fit.dropped(done, CLASSIFIER, why + "; it was left out")
+    if not done.spec.pool_normed and not dialect.name.startswith(("hf-clip", "anyvit")):
+        why = f"{dialect.name} pools after the final norm, and this classifier is fed tokens before it; it was left out"
+        return fit.dropped(done, CLASSIFIER, why)
     if "num_classes" in configs.write(done.spec, dialect.name, done.tensors).unsaid:
         return fit.dropped(done, CLASSIFIER, f"models of {dialect.name} have no classifier; it was left out")
     return done

@@ -12,7 +12,7 @@ from anyvit.errors import Unsayable
 from anyvit.lazy import Lazy
 from anyvit.report import Finding, fold
 from anyvit.rules import Dialect, Run, write
-from anyvit.spec import Spec
+from anyvit.spec import Spec, single
 
 Tensors = Mapping[str, Lazy]
 B = canon.B
@@ -186,6 +186,33 @@ def _after(state: Fitted, text: str, done: Tensors, exact: bool, changes: Mappin
     new = {n: None for n in done if n not in before}
     finding = Finding("folded", fold(gone or new), f"{text}; {how}")
     return Fitted(done, state.spec.with_facts("given", text, **changes), (*state.findings, finding))
+
+
+def with_stored_positions(state: Fitted, grid: tuple[int, int] | None) -> Fitted:
+    """The same with the sine-cosine positions that its own project computes as a table, for a target that stores them.
+
+    Arguments:
+        state: what there is.
+        grid: rows and columns of the target's table, in tokens; None where nothing says them.
+
+    Raises:
+        Unsayable: the positions are computed, and at which grid the target stores them is not known.
+    """
+    if "sincos_unstored" not in state.spec.pos_embed.split("+"):
+        return state
+    if grid is None or not all(grid):
+        raise Unsayable(
+            "the positions are computed and not stored, and nothing says for which picture size the target stores them",
+            names=("embed.pos",), remedy="image_size=224",
+        )  # fmt: skip
+    done = rewrite.sincos_table(state.tensors, grid)
+    if done is None:
+        return state
+    patch = state.spec.patch
+    size = single((grid[0] * patch[0], grid[1] * patch[1]))
+    kinds = state.spec.pos_embed.replace("sincos_unstored", "sincos")
+    text = f"the sine-cosine positions, which the source computes, were stored for {grid[0]} × {grid[1]} patches"
+    return _after(state, text, done, True, {"pos_embed": kinds, "grid": grid, "image_size": size})
 
 
 def _folded(name: str) -> str:

@@ -219,7 +219,8 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     if "rope" in clues.lineage.facts and _rotates(tensors, clues):
         kinds.append("rope")
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
-    if not kinds and clues.dialect.startswith("big_vision"):
+    # without the table, Google's names and those of big_vision are the same
+    if not kinds and clues.dialect.startswith(("big_vision", "google")):
         found["pos_embed"] = Fact(
             "sincos_unstored", "assumed", "no table in the file: big_vision computes sin-cos positions"
         )
@@ -238,12 +239,19 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
 
 def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
     """The grid that a relative position table was made for: (2 h − 1)(2 w − 1) rows, and 3 more where there is a cls token."""
+    patch = pair(facts["patch_size"].value)
+    if "blocks.0.attn.rel_pos_h" in tensors:
+        axes = ("attn.rel_pos_h", "attn.rel_pos_w")
+        rows, columns = (max(t.shape[0] for n, t in tensors.items() if n.endswith(axis)) for axis in axes)
+        return _native(((rows + 1) // 2, (columns + 1) // 2), patch, _shape(tensors, "blocks.0.attn.rel_pos_h"))
     name = next((n for n in ("embed.rel_pos", "blocks.0.attn.rel_pos") if n in tensors), None)
     if name is None:
         return {}
     side = isqrt(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0))
-    grid, why = ((side + 1) // 2, (side + 1) // 2), _shape(tensors, name)
-    patch = pair(facts["patch_size"].value)
+    return _native(((side + 1) // 2, (side + 1) // 2), patch, _shape(tensors, name))
+
+
+def _native(grid: Grid, patch: Grid, why: str) -> dict[str, Fact]:
     return {
         "grid": _measured(grid, why),
         "image_size": _measured(single((grid[0] * patch[0], grid[1] * patch[1])), why),
@@ -290,7 +298,8 @@ def _grid(rows: int, clues: Clues) -> Fact | None:
 def _given(clues: Clues, facts: Mapping[str, Fact]) -> dict[str, Fact]:
     """Given facts, except where names and shapes show otherwise."""
     keep = {"eps", "act", "num_heads", "head_dim", "mean", "std", "resample", "interpolation", "crop_pct", "rope", "pool",
-            "summary", "pool_heads", "window", "global_blocks", "block_norm", "rel_resample", "tokens_normed"}  # fmt: skip
+            "summary", "pool_heads", "window", "global_blocks", "block_norm", "rel_resample", "tokens_normed",
+            "pool_normed"}  # fmt: skip
     own = any("anyvit.spec" in fact.source for fact in clues.given.values())
     found = {n: fact for n, fact in clues.given.items() if n in keep and (fact.value is not None or own)}
     if "image_size" in clues.given and "image_size" not in facts:
@@ -342,7 +351,12 @@ def _assumed_heads(width: int, lineage: Lineage) -> Fact:
 def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
     """What follows from several facts: the pool."""
     found: dict[str, Fact] = {}
-    if "pool" not in facts:
+    if clues.dialect.startswith(("hf-clip", "hf-siglip")) and "head.weight" in tensors:
+        why = f"the classifier of {clues.dialect} is fed the mean of the patches"
+        found["pool"] = _measured("avg", why)
+        if clues.dialect.startswith("hf-clip"):
+            found["pool_normed"] = _measured(False, why + ", before post_layernorm")
+    elif "pool" not in facts:
         found["pool"] = _pool(tensors, facts)
     if any(n.startswith("pool.") for n in tensors):
         found["pool"] = _measured(
@@ -356,9 +370,9 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
 
 def _pool(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> Fact:
     head = tensors.get("head.weight")
-    if head is not None and head.shape[1] == 2 * facts["embed_dim"].value:
+    if head is not None and head.shape[1] == 2 * facts["embed_dim"].value and facts["num_cls"].value:
         return _measured("cls+avg", "the head takes twice the width")
-    if facts["dist_token"].value:
+    if facts["dist_token"].value and "pre_logits.weight" not in tensors and (head is None or "head_dist.weight" in tensors):
         return _measured("cls+dist", "a distillation token is present")
     if "fc_norm.weight" in tensors:
         return _measured("avg", "a norm after pooling is present")

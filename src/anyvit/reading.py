@@ -115,6 +115,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
     run, more = _translate(tensors, match, facts, ask.values)
+    run = _unused_pool(run, match)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
     findings = [*choice.findings, *more, *changes, *notes]
     findings += [Finding("note", (), text) for text in given.notes]
@@ -168,11 +169,14 @@ def _settle(match: Match, tensors: Mapping[str, Lazy], checkpoint: Checkpoint) -
     runs = [read(_first_block(tensors, m), m.dialect, m.prefix, None, m.hits) for m in equal]
     faults = [_misfits(run) for run in runs]
     fitting = [(m, run) for m, run, count in zip(equal, runs, faults, strict=True) if count == min(faults)]
+    written = checkpoint.metadata.get("anyvit.dialect")
+    fitting.sort(key=lambda one: one[0].dialect.name != written)
     best, run = fitting[0]
     canonical = {**run.tensors, **dict.fromkeys(("embed.pos",) if any(map(_is_table, run.faults)) else ())}
     scene = _scene(best, canonical, checkpoint, tensors)
     name = lineages.prefer([m.dialect.name for m, _ in fitting], scene)
-    best = next(m for m, _ in fitting if m.dialect.name == name)
+    if best.dialect.name != written:
+        best = next(m for m, _ in fitting if m.dialect.name == name)
     if best is match:
         return match
     return replace(fit(tensors, best.dialect, best.prefix), rivals=tuple(m for m in equal if m is not best))
@@ -254,6 +258,20 @@ def _translate(
         sizes={**run.sizes, **table.sizes},
     )
     return merged, findings
+
+
+def _unused_pool(run: Run, match: Match) -> Run:
+    """Without the attention pool of SigLIP, where a classifier is fed the mean of the patches and the pool feeds nothing."""
+    if not match.dialect.name.startswith("hf-siglip") or "head.weight" not in run.tensors:
+        return run
+    names = {n: rule for n, rule in run.used.items() if (rule.ours or "").startswith("pool.")}
+    why = "the attention pool, which SiglipForImageClassification does not use: its classifier is fed the mean of the patches"
+    return replace(
+        run,
+        tensors={n: t for n, t in run.tensors.items() if not n.startswith("pool.")},
+        used={n: rule for n, rule in run.used.items() if n not in names},
+        ignored={**run.ignored, **dict.fromkeys(names, why)},
+    )
 
 
 CLASS_TOKENS = 4
@@ -458,7 +476,8 @@ def _doubts(
     if spec.condition:
         cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"
         findings.append(Finding("condition", (), cause))
-    if spec.final_norm is None and _always_normed(spec):
+    told = "final_norm" in facts and facts["final_norm"].value is None
+    if spec.final_norm is None and _always_normed(spec) and not told:
         cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
         remedy = "open the folder with all shards; dialect=… says that it is meant so"
         findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, ask.dialect is None))

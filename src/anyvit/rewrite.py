@@ -342,6 +342,27 @@ def zero_mask_token(tensors: Tensors) -> dict[str, Lazy] | None:
     return {**tensors, "embed.mask": zeros(norm.shape, norm.dtype)}
 
 
+def sincos_table(tensors: Tensors, grid: tuple[int, int]) -> dict[str, Lazy] | None:
+    """The sine-cosine positions that big_vision computes and does not store, as a table.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        grid: rows and columns of the table, in tokens.
+
+    Source: google-research/big_vision big_vision/models/vit.py posemb_sincos_2d
+    """
+    if "embed.pos" in tensors:
+        return None
+    kernel = tensors["embed.patch.weight"]
+
+    def table() -> np.ndarray:
+        from anyvit.relpos import sincos2d
+
+        return sincos2d(*grid, kernel.shape[0], kind="big_vision")
+
+    return {**tensors, "embed.pos": computed((grid[0] * grid[1], kernel.shape[0]), kernel.dtype, table)}
+
+
 def rope_periods(tensors: Tensors, base: float, count: int) -> dict[str, Lazy] | None:
     """The periods of DINOv3's rotary embedding, computed from its base.
 

@@ -209,7 +209,7 @@ class ViT(nn.Module):
         """Norms, pool and heads on the last block's output (B, N, D)."""
         spec, normed = self.spec, self.normed(x)
         tokens = normed if spec.tokens_normed else x
-        pooled = pool_tokens(spec, normed, grid, self.pool, self.neck)  # (B, D'), or None
+        pooled = pool_tokens(spec, normed if spec.pool_normed else x, grid, self.pool, self.neck)  # (B, D'), or None
         pooled = self.fc_norm(pooled) if self.fc_norm is not None else pooled
         pooled = torch.tanh(self.pre_logits(pooled)) if self.pre_logits is not None else pooled
         return Features(
