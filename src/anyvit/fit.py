@@ -215,6 +215,33 @@ def with_stored_positions(state: Fitted, grid: tuple[int, int] | None) -> Fitted
     return _after(state, text, done, True, {"pos_embed": kinds, "grid": grid, "image_size": size})
 
 
+def with_head_for(state: Fitted, pool: str | None, both: bool = False) -> Fitted:
+    """The same with a classifier as wide as what the target's class feeds it, or without a classifier.
+
+    Class token and mean side by side hold either alone: the other half of the matrix is zero, and is cut where it is.
+
+    Arguments:
+        state: what there is.
+        pool: what the target's class feeds its classifier; None where nothing fixes it.
+        both: whether the target may feed its classifier class token and mean side by side.
+    """
+    spec, width = state.spec, state.spec.embed_dim
+    columns = state.tensors["head.weight"].shape[1]
+    if pool == "cls+avg" and spec.pool in ("cls", "avg") and columns == width:
+        text = f"the classifier got columns of zeros for what it is not fed ({'mean' if spec.pool == 'cls' else 'cls'})"
+        return _after(state, text, rewrite.widened_head(state.tensors, spec.pool), True, {"pool": pool})
+    if spec.pool == "cls+avg" and not both:
+        found = rewrite.narrowed_head(state.tensors)
+        if found is not None:
+            text = f"the classifier's columns of zeros were cut: it is fed {found[1]} alone"
+            return _after(state, text, found[0], True, {"pool": found[1]})
+    if pool is not None and columns != width * (2 if pool == "cls+avg" else 1):
+        heads = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
+        why = f"the target's classifier is fed {pool}, this one {spec.pool} of another width; it was left out"
+        return dropped(state, heads, why)
+    return state
+
+
 def _folded(name: str) -> str:
     block = canon.block_of(name)
     return name if block is None else name.replace(f"blocks.{block}.", B, 1)

@@ -130,6 +130,8 @@ def _block(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, 
         found["condition"] = _measured(kind, "AdaLN modulation in every block")
         inputs = tensors["condition.fc1.weight"].shape[1] if "condition.fc1.weight" in tensors else None
         found["condition_inputs"] = _measured(inputs, "columns of the camera embedder")
+    else:
+        found["condition"] = _measured(None, "no AdaLN modulation in the blocks")
     return found
 
 
@@ -372,7 +374,11 @@ def _pool(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> Fact:
     head = tensors.get("head.weight")
     if head is not None and head.shape[1] == 2 * facts["embed_dim"].value and facts["num_cls"].value:
         return _measured("cls+avg", "the head takes twice the width")
-    if facts["dist_token"].value and "pre_logits.weight" not in tensors and (head is None or "head_dist.weight" in tensors):
+    if (
+        facts["dist_token"].value
+        and "pre_logits.weight" not in tensors
+        and (head is None or "head_dist.weight" in tensors)
+    ):
         return _measured("cls+dist", "a distillation token is present")
     if "fc_norm.weight" in tensors:
         return _measured("avg", "a norm after pooling is present")
