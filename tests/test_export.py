@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="the weights are made with torch")
 
 from support.modules import Clip  # noqa: E402
-from support.peers import assert_close, pixels, state  # noqa: E402
+from support.peers import assert_close, pixels, said, state  # noqa: E402
 
 from anyvit import containers, export, fit  # noqa: E402
 from anyvit.adapt import Adapted, Wanted, adapt  # noqa: E402
@@ -262,9 +262,14 @@ def test_a_probes_norm_is_folded_into_its_classifier(tmp_path: Path) -> None:
 
 
 def test_what_a_config_cannot_say_is_told_with_a_remedy(tmp_path: Path) -> None:
-    report = convert(state(classes=4), tmp_path / "out", "hf-dinov2", heads=2)
-    said = finding(report, "unsayable", "pool cls")
-    assert said.remedy is not None and "pool='cls'" in said.remedy
+    (tmp_path / "timm").mkdir()
+    torch.save(state(classes=4), tmp_path / "timm" / "pytorch_model.bin")
+    config = {"architecture": "vit_base_patch16_224", "num_classes": 4, "global_pool": "avg",
+              "model_args": {"global_pool": "avg", "fc_norm": False, "num_heads": 2}}  # fmt: skip
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    report = convert(tmp_path / "timm", tmp_path / "out", "hf-vit")
+    said = finding(report, "unsayable", "pool avg")
+    assert said.remedy is not None and "pool='avg'" in said.remedy
     assert report.ok
 
 
@@ -305,6 +310,52 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="is a file"):
         convert(state(), tmp_path / "file", "timm", heads=2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def computed_positions() -> dict[str, Any]:
+    """A big_vision model that computes its sine-cosine positions, without a class token."""
+    arrays = said(state(classes=4, cls=False), "big_vision", heads=2)
+    return {name: array for name, array in arrays.items() if "pos_embedding" not in name}
+
+
+@pytest.mark.parametrize("to", ["timm", "big_vision", "google-npz", "anyvit"])
+def test_positions_that_a_project_computes_are_stored_for_others(to: str, tmp_path: Path) -> None:
+    source = computed_positions()
+    vit = load(source, image_size=16)
+    assert vit.spec.pos_embed == "sincos_unstored"
+    convert(source, tmp_path / "out", to, image_size=16)
+    again = load(tmp_path / "out")
+    assert_close(again(pixels(16, 16)).tokens, vit(pixels(16, 16)).tokens)
+    assert ("embed.pos" in again.state_dict()) == (to != "big_vision")
+
+
+def test_a_table_of_computed_positions_needs_a_size(tmp_path: Path) -> None:
+    with pytest.raises(Unsayable, match="image_size=224"):
+        convert(computed_positions(), tmp_path / "out.safetensors", "timm")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_written_is_read_as_what_it_was_written_as(tmp_path: Path) -> None:
+    """Where several dialects explain the names equally well, the record says which it is."""
+    for name in ("dino", "mae", "timm", "deit", "dinov2", "hf-vit", "instantmesh"):
+        convert(state(), tmp_path / f"{name}.safetensors", name, heads=2)
+        report = inspect(tmp_path / f"{name}.safetensors")
+        assert report.ok and report.match is not None
+        assert report.match.dialect.name == name
+
+
+def test_no_final_norm_that_the_record_tells_is_no_fault(tmp_path: Path) -> None:
+    source = {name: tensor for name, tensor in state(layer_scale=True).items() if not name.startswith("norm.")}
+    convert(source, tmp_path / "out.safetensors", "deit", heads=2)
+    assert load(tmp_path / "out.safetensors").spec.final_norm is None
+
+
+@pytest.mark.parametrize(("to", "rows"), [("beit", 10), ("hf-beit", 10), ("moco", 10), ("ibot", 10), ("big_vision", 9)])
+@pytest.mark.parametrize("have", [True, False])
+def test_position_tables_have_the_rows_that_the_target_has(to: str, rows: int, have: bool, tmp_path: Path) -> None:
+    convert(state(cls_row=have), tmp_path / "out.safetensors", to, heads=2)
+    tensors = containers.open_checkpoint(tmp_path / "out.safetensors").tensors
+    assert [t.shape[1] for n, t in tensors.items() if "pos" in n and len(t.shape) == 3] == [rows]
 
 
 def test_adaptations_come_before_the_writing(tmp_path: Path) -> None:

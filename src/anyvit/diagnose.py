@@ -51,6 +51,8 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"blocks_token_only\.|attn\.proj_[lw]\.", "not a ViT",
          "CaiT: class-attention blocks (blocks_token_only) and talking heads; another architecture"),
     Sign(r"attn\.gating_param$", "not a ViT", "ConViT: gated positional self-attention (gating_param); another architecture"),
+    Sign(r"(^|\.)pos_embed_[xy]$", "unexplained", "positions in two factors, one table for rows and one for columns (timm's NaFlexVit, parfac); "
+         "the reference ViT has none", "use timm for this model"),
     Sign(r"(^|\.)lambda_[qk]\d$", "not a ViT", "differential attention (lambda_q1, lambda_k1); another architecture"),
     Sign(r"blocks\.\d+\.(fusion|projs|revert_projs)\.", "not a ViT", "CrossViT: two branches of different width"),
     Sign(r"mlp_tokens\.", "not a ViT", "MLP-Mixer: there is no attention, tokens are mixed by MLPs"),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import configs, containers, dialects, fit, integrity, lazy
+from anyvit import configs, containers, dialects, expected, fit, integrity, lazy, rewrite
 from anyvit.adapt import Adapted
+from anyvit.dialects.hf_deit import one_classifier
 from anyvit.dtypes import ITEMSIZE, is_floating
 from anyvit.errors import BadArgument, FileError, Unsayable
 from anyvit.lazy import Checkpoint, Lazy
@@ -125,6 +126,8 @@ def variants(dialect: Dialect) -> list[Dialect]:
 
 def _say(state: Adapted, dialect: Dialect, chunks: int | None, folder: bool) -> Said:
     """The tensors in one dialect, and its config files."""
+    if dialect.name == "hf-deit" and "head_dist.weight" not in state.tensors:
+        dialect = one_classifier(dialect)
     done = fitted(state, dialect, chunks)
     run = fit.express(done.tensors, done.spec, dialect, dialect.root + dialect.tower, chunks=chunks).run
     names = _without_tower(run.tensors, dialect)
@@ -147,6 +150,10 @@ def fitted(state: Adapted, dialect: Dialect, chunks: int | None = None) -> fit.F
         Unsayable: there are no words for something that decides the function.
     """
     done = fit.Fitted(state.tensors, state.spec)
+    if not dialect.name.startswith("big_vision"):
+        done = fit.with_stored_positions(done, expected.grid_of(state.spec))
+    if dialect.name in MASKLESS:
+        done = fit.dropped(done, ("embed.mask",), "")
     unsaid: Mapping[str, str] = {}
     for _ in range(4):
         requires, rows = required(dialect, done.tensors), rows_of(dialect, done)
@@ -167,10 +174,8 @@ def required(dialect: Dialect, tensors: Mapping[str, Lazy]) -> list[str]:
 
     A key bias is wanted where the query has one, unless the query's is wanted too.
     """
-    from anyvit.rewrite import block_numbers
-
     asked = set(dialect.requires)
-    numbers = block_numbers(tensors)
+    numbers = rewrite.block_numbers(tensors)
     names = []
     for pattern in dialect.requires:
         for i in numbers if "{i}" in pattern else (0,):
@@ -182,6 +187,19 @@ def required(dialect: Dialect, tensors: Mapping[str, Lazy]) -> list[str]:
     return [n for n in names if n not in tensors]
 
 
+ROW_FOR_CLS = (
+    "beit", "timm-beit", "hf-beit", "hf-data2vec", "eva-clip", "eva02", "moco", "ibot", "msn", "mmpretrain",
+)  # fmt: skip
+"""Dialects whose position table, where there is one, begins with a row for the class token; big_vision's never does.
+
+Source: unilm beit/modeling_finetune.py, transformers modeling_beit.py, EVA-02 modeling_finetune.py, moco-v3 vits.py,
+ibot models/vision_transformer.py, msn src/deit.py, mmpretrain models/backbones/vision_transformer.py: `num_patches + 1`
+"""
+
+MASKLESS = ("hf-vit", "hf-deit", "hf-vit-mae", "hf-vit-msn", "hf-vit-msn-beside", "hf-ijepa")
+"""Dialects whose models have no mask token unless their code asks for one, which no config does."""
+
+
 def rows_of(dialect: Dialect, state: fit.Fitted) -> int | None:
     """How many prefix rows the dialect's position tables have; None where any number will do.
 
@@ -191,8 +209,10 @@ def rows_of(dialect: Dialect, state: fit.Fitted) -> int | None:
     have = tensors["embed.pos_prefix"].shape[0] if "embed.pos_prefix" in tensors else 0
     cls = tensors["embed.cls"].shape[0] if "embed.cls" in tensors else 0
     every = cls + int("embed.dist" in tensors) + (tensors["embed.reg"].shape[0] if "embed.reg" in tensors else 0)
-    if "embed.pos_prefix" in dialect.requires:
+    if "embed.pos_prefix" in dialect.requires or dialect.name.startswith(ROW_FOR_CLS):
         return cls + int("embed.dist" in tensors)
+    if dialect.name.startswith("big_vision"):
+        return 0
     if dialect.name.startswith(("timm", "open_clip-timm", "open_clip-eva")):
         return have if have in (0, every) else 0
     return None
@@ -238,6 +258,13 @@ def _without_wrong_heads(done: fit.Fitted, state: Adapted, dialect: Dialect) -> 
     if dense in state.tensors and (dense not in done.tensors or dialect.name.startswith("hf-")):
         why = f"{dialect.name} has no dense layer between the pool and the classifier, which would be fed otherwise"
         return fit.dropped(done, CLASSIFIER, why + "; it was left out")
+    both = dialect.name.startswith(("hf-dinov2", "dinov2", "anyvit"))
+    done = fit.with_head_for(done, configs.head_pool(dialect.name, done.tensors), both)
+    if "head.weight" not in done.tensors:
+        return done
+    if not done.spec.pool_normed and not dialect.name.startswith(("hf-clip", "anyvit")):
+        why = f"{dialect.name} pools after the final norm, and this classifier is fed tokens before it; it was left out"
+        return fit.dropped(done, CLASSIFIER, why)
     if "num_classes" in configs.write(done.spec, dialect.name, done.tensors).unsaid:
         return fit.dropped(done, CLASSIFIER, f"models of {dialect.name} have no classifier; it was left out")
     return done

@@ -12,7 +12,7 @@ from anyvit.errors import Unsayable
 from anyvit.lazy import Lazy
 from anyvit.report import Finding, fold
 from anyvit.rules import Dialect, Run, write
-from anyvit.spec import Spec
+from anyvit.spec import Spec, single
 
 Tensors = Mapping[str, Lazy]
 B = canon.B
@@ -191,6 +191,60 @@ def _after(state: Fitted, text: str, done: Tensors, exact: bool, changes: Mappin
     new = {n: None for n in done if n not in before}
     finding = Finding("folded", fold(gone or new), f"{text}; {how}")
     return Fitted(done, state.spec.with_facts("given", text, **changes), (*state.findings, finding))
+
+
+def with_stored_positions(state: Fitted, grid: tuple[int, int] | None) -> Fitted:
+    """The same with the sine-cosine positions that its own project computes as a table, for a target that stores them.
+
+    Arguments:
+        state: what there is.
+        grid: rows and columns of the target's table, in tokens; None where nothing says them.
+
+    Raises:
+        Unsayable: the positions are computed, and at which grid the target stores them is not known.
+    """
+    if "sincos_unstored" not in state.spec.pos_embed.split("+"):
+        return state
+    if grid is None or not all(grid):
+        raise Unsayable(
+            "the positions are computed and not stored, and nothing says for which picture size the target stores them",
+            names=("embed.pos",), remedy="image_size=224",
+        )  # fmt: skip
+    done = rewrite.sincos_table(state.tensors, grid)
+    if done is None:
+        return state
+    patch = state.spec.patch
+    size = single((grid[0] * patch[0], grid[1] * patch[1]))
+    kinds = state.spec.pos_embed.replace("sincos_unstored", "sincos")
+    text = f"the sine-cosine positions, which the source computes, were stored for {grid[0]} × {grid[1]} patches"
+    return _after(state, text, done, True, {"pos_embed": kinds, "grid": grid, "image_size": size})
+
+
+def with_head_for(state: Fitted, pool: str | None, both: bool = False) -> Fitted:
+    """The same with a classifier as wide as what the target's class feeds it, or without a classifier.
+
+    Class token and mean side by side hold either alone: the other half of the matrix is zero, and is cut where it is.
+
+    Arguments:
+        state: what there is.
+        pool: what the target's class feeds its classifier; None where nothing fixes it.
+        both: whether the target may feed its classifier class token and mean side by side.
+    """
+    spec, width = state.spec, state.spec.embed_dim
+    columns = state.tensors["head.weight"].shape[1]
+    if pool == "cls+avg" and spec.pool in ("cls", "avg") and columns == width:
+        text = f"the classifier got columns of zeros for what it is not fed ({'mean' if spec.pool == 'cls' else 'cls'})"
+        return _after(state, text, rewrite.widened_head(state.tensors, spec.pool), True, {"pool": pool})
+    if spec.pool == "cls+avg" and not both:
+        found = rewrite.narrowed_head(state.tensors)
+        if found is not None:
+            text = f"the classifier's columns of zeros were cut: it is fed {found[1]} alone"
+            return _after(state, text, found[0], True, {"pool": found[1]})
+    if pool is not None and columns != width * (2 if pool == "cls+avg" else 1):
+        heads = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
+        why = f"the target's classifier is fed {pool}, this one {spec.pool} of another width; it was left out"
+        return dropped(state, heads, why)
+    return state
 
 
 def _folded(name: str) -> str:

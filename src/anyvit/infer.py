@@ -133,6 +133,8 @@ def _block(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, 
         found["condition"] = _measured(kind, "AdaLN modulation in every block")
         inputs = tensors["condition.fc1.weight"].shape[1] if "condition.fc1.weight" in tensors else None
         found["condition_inputs"] = _measured(inputs, "columns of the camera embedder")
+    else:
+        found["condition"] = _measured(None, "no AdaLN modulation in the blocks")
     return found
 
 
@@ -321,7 +323,8 @@ def _grid(rows: int, clues: Clues) -> Fact | None:
 def _given(clues: Clues, facts: Mapping[str, Fact]) -> dict[str, Fact]:
     """Given facts, except where names and shapes show otherwise."""
     keep = {"eps", "act", "num_heads", "head_dim", "mean", "std", "resample", "interpolation", "crop_pct", "rope", "pool",
-            "summary", "pool_heads", "window", "global_blocks", "block_norm", "rel_resample", "tokens_normed"}  # fmt: skip
+            "summary", "pool_heads", "window", "global_blocks", "block_norm", "rel_resample", "tokens_normed",
+            "pool_normed"}  # fmt: skip
     own = any("anyvit.spec" in fact.source for fact in clues.given.values())
     found = {n: fact for n, fact in clues.given.items() if n in keep and (fact.value is not None or own)}
     if "image_size" in clues.given and "image_size" not in facts:
@@ -378,7 +381,12 @@ def _assumed_heads(width: int, lineage: Lineage) -> Fact:
 def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
     """What follows from several facts: the pool."""
     found: dict[str, Fact] = {}
-    if "pool" not in facts or "head_dist.weight" in tensors:
+    if clues.dialect.startswith(("hf-clip", "hf-siglip")) and "head.weight" in tensors:
+        why = f"the classifier of {clues.dialect} is fed the mean of the patches"
+        found["pool"] = _measured("avg", why)
+        if clues.dialect.startswith("hf-clip"):
+            found["pool_normed"] = _measured(False, why + ", before post_layernorm")
+    elif "pool" not in facts or "head_dist.weight" in tensors:
         found["pool"] = _pool(tensors, facts)
         if found["pool"].value == "cls+avg":
             why = "the head takes the class tokens of so many blocks, and the mean of the patches"

@@ -126,12 +126,16 @@ def _fitted(state: Adapted, target: Target) -> tuple[fit.Fitted, list[Finding]]:
     tensors, findings = _with_modulation(state.tensors, goal)
     tensors, seeded = _with_pooled_norm(tensors, goal)
     findings += seeded
+    begun = fit.Fitted(tensors, state.spec, tuple(findings))
+    if "embed.pos" in goal:
+        begun = fit.with_stored_positions(begun, target.spec.grid)
+        tensors, findings = begun.tensors, list(begun.findings)
     both = {canon.block_of(n) for n in tensors} & {canon.block_of(n) for n in goal}
     lacks = [n for n in tensors if n not in goal and (not optional(n) or _turns(n, tensors, goal))]
     lacks = [n for n in lacks if canon.block_of(n) in both]
     wants = [n for n in goal if n not in tensors and n != "embed.mask" and canon.block_of(n) in both]
     rows = goal["embed.pos_prefix"].shape[0] if "embed.pos_prefix" in goal else 0
-    fitted = fit.fit(tensors, state.spec, lacks, wants, rows if "embed.pos" in goal else None)
+    fitted = fit.fit(tensors, begun.spec, lacks, wants, rows if "embed.pos" in goal else None)
     missing = [n for n in goal if n not in fitted.tensors and not optional(n)]
     needed = [n for n in fitted.tensors if n not in goal and not optional(n)]
     if missing or needed:
@@ -258,11 +262,13 @@ def _shared_towers(source: Reading, target: Target, values: Tensors) -> dict[str
     assert source.match is not None and target.reading.match is not None
     mine, theirs = above(source.match.prefix, target.reading.match.prefix)
     have, real = target.all, real_names(source.checkpoint)
+    parameters = dict(target.module.named_parameters())
     out = {}
     for name, fate in source.fates.items():
         there = theirs + name.removeprefix(mine)
         tensor = source.checkpoint.tensors.get(real.get(name, name))
-        if fate not in ("outside", "unexplained") or tensor is None or not name.startswith(mine):
+        unused = fate == "ignored" and target.real.get(there) in parameters
+        if not (unused or fate in ("outside", "unexplained")) or tensor is None or not name.startswith(mine):
             continue
         if there in have and there not in values and have[there].shape == tensor.shape:
             out[there] = tensor

@@ -187,11 +187,14 @@ def _settle(match: Match, tensors: Mapping[str, Lazy], checkpoint: Checkpoint) -
     runs = [read(_first_block(tensors, m), m.dialect, m.prefix, None, m.hits) for m in equal]
     faults = [_misfits(run) for run in runs]
     fitting = [(m, run) for m, run, count in zip(equal, runs, faults, strict=True) if count == min(faults)]
+    written = checkpoint.metadata.get("anyvit.dialect")
+    fitting.sort(key=lambda one: one[0].dialect.name != written)
     best, run = fitting[0]
     canonical = {**run.tensors, **dict.fromkeys(("embed.pos",) if any(map(_is_table, run.faults)) else ())}
     scene = _scene(best, canonical, checkpoint, tensors)
     name = lineages.prefer([m.dialect.name for m, _ in fitting], scene)
-    best = next(m for m, _ in fitting if m.dialect.name == name)
+    if best.dialect.name != written:
+        best = next(m for m, _ in fitting if m.dialect.name == name)
     if best is match:
         return match
     return replace(fit(tensors, best.dialect, best.prefix), rivals=tuple(m for m in equal if m is not best))
@@ -505,7 +508,8 @@ def _doubts(
     if spec.condition:
         cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"
         findings.append(Finding("condition", (), cause))
-    if spec.final_norm is None and _always_normed(spec):
+    told = "final_norm" in facts and facts["final_norm"].value is None
+    if spec.final_norm is None and _always_normed(spec) and not told:
         cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
         if not spec.num_cls:
             cause += ", or like an encoder that rotates positions too and is normed elsewhere (Qwen3-VL)"

@@ -325,6 +325,42 @@ def fold_head_norm(tensors: Tensors) -> dict[str, Lazy] | None:
     return out
 
 
+def widened_head(tensors: Tensors, pool: str) -> dict[str, Lazy]:
+    """A classifier of the class token or of the mean as one of both, side by side.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        pool: what it is fed, "cls" or "avg".
+    """
+    head = tensors["head.weight"]
+
+    def widen(values: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        parts = (values, np.zeros_like(values))
+        return np.concatenate(parts if pool == "cls" else parts[::-1], 1)
+
+    return {**tensors, "head.weight": computed((head.shape[0], 2 * head.shape[1]), head.dtype, widen, [head])}
+
+
+def narrowed_head(tensors: Tensors) -> tuple[dict[str, Lazy], str] | None:
+    """A classifier of class token and mean of which one half is zero, as one of the other alone, and what it is fed."""
+    head = tensors["head.weight"]
+    try:
+        values = head.read()
+    except AnyvitError:
+        return None
+    width = head.shape[1] // 2
+    for pool, zero, kept in (
+        ("cls", values[:, width:], slice(None, width)),
+        ("avg", values[:, :width], slice(width, None)),
+    ):
+        if not zero.astype("float32").any():
+            half = computed((head.shape[0], width), head.dtype, lambda whole, part=kept: whole[:, part], [head])
+            return {**tensors, "head.weight": half}, pool
+    return None
+
+
 def spread_relative_positions(tensors: Tensors) -> dict[str, Lazy] | None:
     """A relative position table that all blocks share, given to each of them."""
     table = tensors.get("embed.rel_pos")
@@ -340,6 +376,27 @@ def zero_mask_token(tensors: Tensors) -> dict[str, Lazy] | None:
         return None
     norm = tensors["blocks.0.norm1.weight"]
     return {**tensors, "embed.mask": zeros(norm.shape, norm.dtype)}
+
+
+def sincos_table(tensors: Tensors, grid: tuple[int, int]) -> dict[str, Lazy] | None:
+    """The sine-cosine positions that big_vision computes and does not store, as a table.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        grid: rows and columns of the table, in tokens.
+
+    Source: google-research/big_vision big_vision/models/vit.py posemb_sincos_2d
+    """
+    if "embed.pos" in tensors:
+        return None
+    kernel = tensors["embed.patch.weight"]
+
+    def table() -> np.ndarray:
+        from anyvit.relpos import sincos2d
+
+        return sincos2d(*grid, kernel.shape[0], kind="big_vision")
+
+    return {**tensors, "embed.pos": computed((grid[0] * grid[1], kernel.shape[0]), kernel.dtype, table)}
 
 
 def rope_periods(tensors: Tensors, base: float, count: int) -> dict[str, Lazy] | None:

@@ -124,6 +124,8 @@ class Spec:
     cls_norm: bool = False
     tokens_normed: bool = True
     """Whether the source's feature function applies the final norm to the tokens."""
+    pool_normed: bool = True
+    """Whether the pool takes tokens after the final norm (CLIPForImageClassification's mean does not)."""
     pre_logits_dim: int | None = None
     projection_dim: int | None = None
     projection: str = "linear"

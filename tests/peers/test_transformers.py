@@ -10,10 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the peers need torch")
 
-from support.peers import assert_accounted, assert_close, pixels, said, shaken, snapshot  # noqa: E402
+from support.peers import assert_accounted, assert_close, pixels, said, shaken, snapshot, state  # noqa: E402
 
-from anyvit.api import convert, load_into  # noqa: E402
+from anyvit.api import convert, load, load_into  # noqa: E402
 from anyvit.construct import build  # noqa: E402
+from anyvit.containers import open_checkpoint  # noqa: E402
 from anyvit.errors import BadArgument, Incomplete, Unsayable  # noqa: E402
 
 CLASSIC = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 192,
@@ -27,6 +28,8 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "vit": ("ViTModel", "ViTConfig", CLASSIC),
     "vit_head": ("ViTForImageClassification", "ViTConfig", {**CLASSIC, "num_labels": 5}),
     "deit": ("DeiTModel", "DeiTConfig", CLASSIC),
+    "deit_head": ("DeiTForImageClassification", "DeiTConfig", {**CLASSIC, "num_labels": 5}),
+    "deit_heads": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", {**CLASSIC, "num_labels": 5}),
     "dinov2": ("Dinov2Model", "Dinov2Config", DINO),
     "dinov2_giant": ("Dinov2Model", "Dinov2Config", {**DINO, "use_swiglu_ffn": True}),
     "dinov2_head": ("Dinov2ForImageClassification", "Dinov2Config", {**DINO, "num_labels": 5}),
@@ -36,6 +39,12 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "clip": ("CLIPVisionModel", "CLIPVisionConfig", CLIP),
     "clip_projection": ("CLIPVisionModelWithProjection", "CLIPVisionConfig", CLIP),
     "clip_both": ("CLIPModel", "CLIPConfig", {"text_config": TEXT, "vision_config": CLIP, "projection_dim": 24}),
+    "clip_head": (
+        "CLIPForImageClassification",
+        "CLIPConfig",
+        {"vision_config": CLIP, "text_config": TEXT, "num_labels": 5},
+    ),
+    "siglip_head": ("SiglipForImageClassification", "SiglipConfig", {"vision_config": CLASSIC, "num_labels": 5}),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", CLASSIC),
     "beit": ("BeitModel", "BeitConfig", RELATIVE),
     "beit_head": ("BeitForImageClassification", "BeitConfig", {**RELATIVE, "num_labels": 5}),
@@ -48,9 +57,10 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     ),
 }
 FOLDERS = {
-    "vit": "hf-vit", "vit_head": "hf-vit", "deit": "hf-deit", "dinov2": "hf-dinov2", "dinov2_giant": "hf-dinov2",
+    "vit": "hf-vit", "vit_head": "hf-vit", "deit": "hf-deit", "deit_head": "hf-deit", "deit_heads": "hf-deit", "dinov2": "hf-dinov2", "dinov2_giant": "hf-dinov2",
     "dinov2_head": "hf-dinov2", "dinov2_registers": "hf-dinov2-with-registers", "dinov3": "hf-dinov3",
-    "dinov3_gated": "hf-dinov3", "clip": "hf-clip", "clip_projection": "hf-clip", "siglip": "hf-siglip",
+    "dinov3_gated": "hf-dinov3", "clip": "hf-clip", "clip_projection": "hf-clip", "clip_head": "hf-clip", "siglip": "hf-siglip",
+    "siglip_head": "hf-siglip",
     "beit": "hf-beit", "beit_head": "hf-beit", "ijepa": "hf-ijepa", "aimv2": "hf-aimv2", "internvl": "hf-internvl",
 }  # fmt: skip
 Get = Callable[..., Any]
@@ -106,8 +116,6 @@ def outputs(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_module_is_filled_from_disk_and_from_memory(model: Get, saved: Get, name: str) -> None:
-    from anyvit.containers import open_checkpoint
-
     source, target = model(name), model(name, 1)
     folder = saved(name, source)
     report = load_into(target, folder)
@@ -213,6 +221,39 @@ def test_a_folder_opens_with_from_pretrained(
     opened, info = type(source).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert torch.equal(outputs(opened.eval()), outputs(source))
+
+
+@pytest.mark.parametrize("name", ["deit_head", "deit_heads", "dinov2_head", "clip_head", "siglip_head", "ijepa"])
+def test_our_own_model_computes_what_the_class_computes(model: Get, saved: Get, name: str) -> None:
+    source = model(name)
+    vit = load(saved(name, source))
+    with torch.no_grad():
+        theirs, ours = source(pixels(48, 48)), vit(pixels(48, 48))
+    assert_close(ours.tokens if name == "ijepa" else ours.logits, getattr(theirs, "logits", theirs[0]))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "cls"),
+    [("hf-vit", "ViTForImageClassification"), ("hf-dinov2", "Dinov2ForImageClassification"),
+     ("hf-beit", "BeitForImageClassification"), ("hf-vit-msn", "ViTMSNForImageClassification")],
+)  # fmt: skip
+def test_any_class_opens_what_is_written_for_it(transformers: Any, dialect: str, cls: str, tmp_path: Path) -> None:
+    """Masks that the class lacks, rows that it insists on, and what it feeds its classifier."""
+    source = state(classes=5, cls_row=False, layer_scale=dialect == "hf-dinov2") | {"mask_token": torch.randn(1, 12)}
+    convert(source, tmp_path / "out", dialect, heads=2)
+    opened, info = getattr(transformers, cls).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    with torch.no_grad():
+        assert_close(opened.eval()(pixels(12, 12)).logits, load(source, heads=2)(pixels(12, 12)).logits)
+
+
+def test_a_classifier_in_two_halves_comes_back(tmp_path: Path) -> None:
+    source = state(classes=5, layer_scale=True)
+    convert(source, tmp_path / "there", "hf-dinov2", heads=2)
+    convert(tmp_path / "there", tmp_path / "back.safetensors", "timm")
+    back = open_checkpoint(tmp_path / "back.safetensors").tensors
+    assert set(back) == set(source)
+    assert all((back[name].read() == tensor.numpy()).all() for name, tensor in source.items())
 
 
 @pytest.mark.parametrize(

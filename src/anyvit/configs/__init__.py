@@ -14,12 +14,13 @@ from typing import Any
 from anyvit.configs import args, hf, open_clip, preprocess, stamp, timm
 from anyvit.configs.args import reconcile
 from anyvit.configs.constructors import constructors
+from anyvit.configs.hf import head_pool
 from anyvit.configs.rows import Given
 from anyvit.configs.stamp import provenance
 from anyvit.lazy import Checkpoint
 from anyvit.spec import Spec
 
-__all__ = ["Given", "Written", "constructors", "model_types", "provenance", "read", "reconcile", "write"]
+__all__ = ["Given", "Written", "constructors", "head_pool", "model_types", "provenance", "read", "reconcile", "write"]
 
 
 @dataclass(frozen=True)

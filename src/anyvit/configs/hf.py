@@ -208,6 +208,8 @@ def write(spec: Spec, dialect: str, names: Collection[str] = ()) -> tuple[dict[s
             unsaid["pool"] = f"use_mean_pooling moves the final norm too; here {spec.pool} goes with {spec.final_norm}"
     if kind == "internvl_vision":
         config["use_mean_pooling"] = spec.final_norm is None
+    if kind in ("beit", "data2vec-vision", "internvl_vision") and "embed.mask" in names:
+        config["use_mask_token"] = True
     if "proj.weight" in names and kind == "clip_vision_model" and spec.projection_dim:
         config["projection_dim"] = spec.projection_dim
     architecture, config, more = _architecture(spec, described, config, names)
@@ -237,6 +239,19 @@ def _architecture(
     if described.parent:
         return architecture, {"model_type": described.parent, "vision_config": config, **labels}, unsaid
     return architecture, {**config, **labels}, unsaid
+
+
+def head_pool(dialect: str, names: Collection[str]) -> str | None:
+    """What the class with a classifier feeds it, None where the dialect has no such class.
+
+    Example:
+        >>> head_pool("hf-dinov2", ()), head_pool("timm", ())
+        ('cls+avg', None)
+    """
+    kind = model_type(dialect)
+    if kind is None or not TYPES[kind].classifier:
+        return None
+    return "cls+dist" if kind == "deit" and "head_dist.weight" in names else TYPES[kind].pool
 
 
 def misfits(spec: Spec, described: HFType) -> dict[str, str]:

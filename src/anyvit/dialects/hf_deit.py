@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from anyvit.dialects.timm import BIASES, POS, ROWS, B
 from anyvit.rules import Dialect, R
 
@@ -62,3 +64,15 @@ HF_DEIT_MEMORY = dialect(
 )
 
 DIALECTS = (HF_DEIT, HF_DEIT_MEMORY)
+
+
+def one_classifier(dialect: Dialect) -> Dialect:
+    """DeiT as it is written where there is no head of the distillation token: DeiTForImageClassification.
+
+    Example:
+        >>> [r.theirs for r in one_classifier(HF_DEIT).rules if "head" in (r.ours or "") and not r.reads_only]
+        ['../classifier.{p}']
+    """
+    heads = [rule.theirs for rule in DEIT if "classifier" in rule.theirs]
+    rules = (replace(r, reads_only=not r.reads_only) if r.theirs in heads else r for r in dialect.rules)
+    return replace(dialect, rules=tuple(rules))

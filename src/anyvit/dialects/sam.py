@@ -27,7 +27,12 @@ SAM = Dialect(
 )
 TIMM_SAM = Dialect(
     "timm-sam",
-    (*SHARED, R(B + "mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}"), R("head.fc.{p}", "head.{p}")),
+    (
+        *SHARED,
+        R(B + "mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}"),
+        R("head.fc.{p}", "head.{p}"),
+        R("neck.{p}", "norm.{p}", why="a norm in the neck's place"),
+    ),
     source="huggingface/pytorch-image-models timm/models/vision_transformer_sam.py",
     title="timm VisionTransformerSAM",
     lineage="sam",

@@ -219,8 +219,7 @@ class ViT(nn.Module):
         spec, normed = self.spec, self.normed(x)
         tokens = normed if spec.tokens_normed else x
         patches = tokens[:, spec.num_prefix :]
-        seen = tokens if spec.pool == "avg" else normed
-        pooled = pool_tokens(spec, seen, grid, self.pool, self.neck)  # (B, D'), or None
+        pooled = pool_tokens(spec, normed if spec.pool_normed else x, grid, self.pool, self.neck)  # (B, D'), or None
         if earlier and pooled is not None:
             pooled = torch.cat([*(self.normed(y)[:, 0] for y in earlier), pooled], -1)
         pooled = self.fc_norm(pooled) if self.fc_norm is not None else pooled
