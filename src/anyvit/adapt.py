@@ -14,17 +14,18 @@ from anyvit.adapted import Adapted, Tensors
 from anyvit.channels import Channels, in_chans
 from anyvit.errors import BadArgument
 from anyvit.heads import HEADS, ClassMap, num_classes
+from anyvit.identities import fuse_norms, layer_scale
 from anyvit.lazy import Lazy, computed
 from anyvit.report import Finding, fold
 from anyvit.spec import Spec, pair, single
-from anyvit.tokens import registers
+from anyvit.tokens import cls_token, registers
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "HEADS", "AdaLN", "Adapted", "Channels", "ClassMap", "Wanted", "adapt", "condition", "image_size", "in_chans",
-    "num_classes", "patch_size", "registers", "unconditioned",
+    "HEADS", "AdaLN", "Adapted", "Channels", "ClassMap", "Wanted", "adapt", "cls_token", "condition", "fuse_norms",
+    "image_size", "in_chans", "layer_scale", "num_classes", "patch_size", "registers", "unconditioned",
 ]  # fmt: skip
 
 Size = int | tuple[int, int]
@@ -69,6 +70,9 @@ class Wanted:
         condition: an `AdaLN`, True for InstantMesh's, False to take the file's own away.
         resample: the recipe for positions and kernels; "source" is the recipe of the file's own ecosystem.
         registers: register tokens.
+        cls_token: whether there is a class token.
+        layer_scale: True adds LayerScale of ones, False folds it into the matrices before it.
+        fuse_norms: whether scales and shifts of the norms go into the matrices behind them.
     """
 
     patch_size: Size | None = None
@@ -78,10 +82,13 @@ class Wanted:
     condition: AdaLN | bool | None = None
     resample: Any = "source"
     registers: int | None = None
+    cls_token: bool | None = None
+    layer_scale: bool | None = None
+    fuse_norms: bool = False
 
 
 def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
-    """All that was asked for, in order: recipe, channels, patch size, image size, registers, classes, conditioning.
+    """All that was asked for, in order: recipe, channels, patch and image size, tokens, classes, identities, conditioning.
 
     Raises:
         BadArgument: a size that is not positive or no multiple of the patch.
@@ -96,10 +103,16 @@ def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
         state = state.then(patch_size(state.tensors, state.spec, _size("patch_size", wanted.patch_size)))
     if wanted.image_size is not None:
         state = state.then(image_size(state.tensors, state.spec, _size("image_size", wanted.image_size)))
+    if wanted.cls_token is not None:
+        state = state.then(cls_token(state.tensors, state.spec, wanted.cls_token))
     if wanted.registers is not None:
         state = state.then(registers(state.tensors, state.spec, wanted.registers))
     if wanted.num_classes is not None:
         state = state.then(num_classes(state.tensors, state.spec, wanted.num_classes))
+    if wanted.layer_scale is not None:
+        state = state.then(layer_scale(state.tensors, state.spec, wanted.layer_scale))
+    if wanted.fuse_norms:
+        state = state.then(fuse_norms(state.tensors, state.spec))
     if wanted.condition is False:
         state = state.then(unconditioned(state.tensors, state.spec))
     elif wanted.condition:
