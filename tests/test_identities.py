@@ -74,7 +74,9 @@ def test_it_is_no_identity_without_the_shifts() -> None:
 
 
 def test_any_dialect_can_say_it(tmp_path: Path) -> None:
-    anyvit.convert(adapting.state(layer_scale=True), tmp_path / "out", to="hf-vit", heads=2, fuse_norms=True, layer_scale=False)
+    anyvit.convert(
+        adapting.state(layer_scale=True), tmp_path / "out", to="hf-vit", heads=2, fuse_norms=True, layer_scale=False
+    )
     adapting.close(anyvit.load(tmp_path / "out")(PICTURE).tokens, load()(PICTURE).tokens, 1e-4)
 
 

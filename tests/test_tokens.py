@@ -108,7 +108,9 @@ def test_without_the_class_token_the_mean_is_pooled_and_the_rest_stays() -> None
     assert out.tokens.shape[1] == 2 + 9 and out.cls is None and out.registers.shape[1] == 2
     assert torch.equal(out.pooled, out.patches.mean(1)) and torch.equal(after.head.weight, before.head.weight)
     assert torch.equal(after.embed(PICTURE)[0], before.embed(PICTURE)[0][:, 1:])
-    assert any("the function changes" in f.cause and "mean of the patches" in f.cause for f in after.report.of("ignored"))
+    assert any(
+        "the function changes" in f.cause and "mean of the patches" in f.cause for f in after.report.of("ignored")
+    )
 
 
 def test_the_row_of_the_class_token_goes_with_it() -> None:

@@ -26,7 +26,7 @@ _WHERE = {
     "OverfitCheck": "anyvit.training.overfit",
     "camera": "anyvit.cameras",
     "pluecker": "anyvit.cameras",
-    "AdaLN": "anyvit.adapt",
+    "AdaLN": "anyvit.adaln",
     "Channels": "anyvit.channels",
     "ClassMap": "anyvit.heads",
     "Resample": "anyvit.resample",
@@ -44,7 +44,7 @@ _WHERE = {
 
 if TYPE_CHECKING:
     from anyvit.acceleration import accelerate
-    from anyvit.adapt import AdaLN
+    from anyvit.adaln import AdaLN
     from anyvit.api import convert, inspect, load, load_into
     from anyvit.cameras import camera, pluecker
     from anyvit.channels import Channels

@@ -104,7 +104,16 @@ def load(
     from anyvit.assemble import build_vit
 
     wanted = Wanted(
-        patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
+        patch_size,
+        image_size,
+        in_chans,
+        num_classes,
+        condition,
+        resample,
+        registers,
+        cls_token,
+        layer_scale,
+        fuse_norms,
     )
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     if wanted != Wanted():
@@ -206,7 +215,16 @@ def convert(
     from anyvit.export import write_out
 
     wanted = Wanted(
-        patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
+        patch_size,
+        image_size,
+        in_chans,
+        num_classes,
+        condition,
+        resample,
+        registers,
+        cls_token,
+        layer_scale,
+        fuse_norms,
     )
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)

@@ -111,7 +111,9 @@ def pluecker(cameras: Any, size: int | tuple[int, int]) -> torch.Tensor:
 
     given = torch.as_tensor(cameras)
     if not given.ndim or given.shape[-1] != NUMBERS:
-        raise BadArgument("a camera is 16 numbers", found=tuple(given.shape), expected="(…, 16)", remedy="anyvit.camera(…)")
+        raise BadArgument(
+            "a camera is 16 numbers", found=tuple(given.shape), expected="(…, 16)", remedy="anyvit.camera(…)"
+        )
     height, width = pair(size)
     if height < 1 or width < 1:
         raise BadArgument("a picture has pixels", found=size)

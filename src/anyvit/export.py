@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import configs, containers, dialects, fit, integrity, lazy
+from anyvit import adaln, configs, containers, dialects, fit, integrity, lazy
 from anyvit.adapt import Adapted
 from anyvit.dtypes import ITEMSIZE, is_floating
 from anyvit.errors import BadArgument, FileError, Unsayable
@@ -367,7 +367,9 @@ def _report(found: Reading, state: Adapted, said: Said) -> Report:
         for fate, (before, after) in changed.items()
     }
     trails = tuple(Trail(n, t.origin, _fate(t, origins)) for n, t in said.tensors.items())
-    findings = (*state.findings, *said.fitted.findings, *said.findings, *_left_behind(found))
+    made = {n: t for n, t in said.fitted.tensors.items() if not t.origin}
+    proof = adaln.read_back(made, "on what is written")
+    findings = (*state.findings, *said.fitted.findings, *said.findings, *proof, *_left_behind(found))
     report = found.report()
     return replace(
         report,

@@ -219,7 +219,10 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     if "rope" in clues.lineage.facts and _rotates(tensors, clues):
         kinds.append("rope")
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
-    if not kinds and clues.dialect.startswith("big_vision"):
+    given = clues.given.get("pos_embed")
+    if not kinds and given is not None and given.value == "sincos_unstored":
+        found["pos_embed"] = given
+    elif not kinds and clues.dialect.startswith("big_vision"):
         found["pos_embed"] = Fact(
             "sincos_unstored", "assumed", "no table in the file: big_vision computes sin-cos positions"
         )

@@ -69,7 +69,9 @@ def test_a_run_killed_at_a_random_step_ends_in_the_same_bits(tmp_path: Path) -> 
     at = random.randrange(12, 44)  # pictures, four a step
     paths = [str(Path(anyvit.__file__).parents[1]), str(Path(__file__).parents[1])]
     command = [sys.executable, "-c", KILLED, str(at), str(tmp_path / "out"), *paths]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == -signal.SIGKILL, (at, done.stderr)
     kept = state.load(tmp_path / "out" / state.NAME)["step"]
     assert kept == at // 4 // 2 * 2, at
@@ -77,7 +79,9 @@ def test_a_run_killed_at_a_random_step_ends_in_the_same_bits(tmp_path: Path) -> 
     assert again.resumed == kept and again.steps == 12
     assert same(again.vit, whole.vit), f"another model after a kill at picture {at}"
     assert again.losses == whole.losses and again.accuracy == whole.accuracy
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_it_would_not_without_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +131,9 @@ def test_every_part_learns_at_its_rate() -> None:
     vit = load(condition=anyvit.AdaLN(dim=5))
     before = {n: p.detach().clone() for n, p in vit.named_parameters()}
     cameras = torch.randn(10, 5)
-    result = anyvit.finetune(vit, (X, Y, cameras), **{**FAST, "steps": 3, "new_lr": 3e-2, "layer_decay": 0.5, "warmup": 0})
+    result = anyvit.finetune(
+        vit, (X, Y, cameras), **{**FAST, "steps": 3, "new_lr": 3e-2, "layer_decay": 0.5, "warmup": 0}
+    )
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in vit.named_parameters() if n in before}
     assert all(moved.values())
     # Adam's first steps are as long as the rate
@@ -145,7 +151,9 @@ def test_the_rate_rises_and_falls() -> None:
 
 def test_the_loss_falls_and_validation_is_told() -> None:
     bright = X + Y[:, None, None, None] * 3.0 - 3.0
-    result = anyvit.finetune(load(), (bright, Y), validation=(bright, Y), epochs=20.0, device="cpu", lr=3e-3, new_lr=3e-2)
+    result = anyvit.finetune(
+        load(), (bright, Y), validation=(bright, Y), epochs=20.0, device="cpu", lr=3e-3, new_lr=3e-2
+    )
     assert result.steps == 20 and result.losses[-1] < 0.7 * result.losses[0]
     assert list(result.accuracy)[-1] == 20 and 0.5 < result.accuracy[20] <= 1.0
     assert "accuracy" in str(result) and result.as_dict()["steps"] == 20
@@ -216,7 +224,10 @@ def test_labels_without_a_class_are_refused_before_the_first_step() -> None:
 def test_a_loss_of_the_callers_needs_no_head() -> None:
     goal = torch.randn(10, 12)
     result = anyvit.finetune(
-        load(), (X, goal), loss=lambda features, y: (features.cls - y).pow(2).mean(), **{**FAST, "steps": 20, "lr": 1e-2, "batch_size": 10}
+        load(),
+        (X, goal),
+        loss=lambda features, y: (features.cls - y).pow(2).mean(),
+        **{**FAST, "steps": 20, "lr": 1e-2, "batch_size": 10},
     )
     assert result.vit.head is None and result.losses[-1] < 0.7 * result.losses[0]
 

@@ -20,7 +20,9 @@ from anyvit.spec import Spec  # noqa: E402
 from anyvit.training.overfit import OverfitCheck  # noqa: E402
 
 torch.manual_seed(0)
-MODEL = ViT(Spec(embed_dim=32, depth=2, num_heads=2, mlp_dim=48, patch_size=4, image_size=12, num_classes=4)).state_dict()
+MODEL = ViT(
+    Spec(embed_dim=32, depth=2, num_heads=2, mlp_dim=48, patch_size=4, image_size=12, num_classes=4)
+).state_dict()
 X, Y = adapting.pixels(count=6), torch.arange(6) % 3
 
 
@@ -66,7 +68,9 @@ def test_frozen_modulation_fails_and_is_named(scheme: str) -> None:
     verdict = check(vit, (X, Y, torch.randn(6, 16)))
     assert verdict.last < 0.02
     fails(verdict, "frozen", "the modulation is frozen")
-    fails(check(load(condition=anyvit.AdaLN(scheme=scheme)), train=("head", "norm")), "frozen", "the modulation is frozen")
+    fails(
+        check(load(condition=anyvit.AdaLN(scheme=scheme)), train=("head", "norm")), "frozen", "the modulation is frozen"
+    )
 
 
 def test_trained_modulation_may_be_frozen() -> None:

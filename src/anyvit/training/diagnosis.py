@@ -69,7 +69,9 @@ def after(
     """
     causes = _conditioning(vit, course, trained)
     causes += _head(vit, course, trained)
-    dead = [n for n in trained if not course.gradients.get(n, 1.0) and (n in fresh or role(_canonical(n)) == "condition")]
+    dead = [
+        n for n in trained if not course.gradients.get(n, 1.0) and (n in fresh or role(_canonical(n)) == "condition")
+    ]
     if dead and not causes:
         cause = "new parts get no gradient (0 in every step), so they stay as they started"
         remedy = "see that what they make reaches the loss: no detach, no no_grad, a condition that is given"
@@ -77,9 +79,13 @@ def after(
     if not math.isfinite(course.losses[-1]) and not causes:
         nan = [n for n, value in course.gradients.items() if not math.isfinite(value)]
         if len(course.losses) == 1:
-            causes.append(Finding("nan", (), f"the loss is {course.losses[-1]} before the first step", _first_nan(vit, some)))
+            causes.append(
+                Finding("nan", (), f"the loss is {course.losses[-1]} before the first step", _first_nan(vit, some))
+            )
         elif nan:
-            causes.append(Finding("nan", fold(nan), "gradients are NaN or infinite", "a lower lr, or another precision"))
+            causes.append(
+                Finding("nan", fold(nan), "gradients are NaN or infinite", "a lower lr, or another precision")
+            )
     return causes
 
 
@@ -132,7 +138,9 @@ def unknown(course: Course, steps: int) -> Finding:
     """What to say where no usual cause was measured."""
     last = course.losses[-1]
     if course.late:
-        return Finding("time", (), f"time ran out after {len(course.losses) - 1} steps, at a loss of {last:.3g}", "seconds=…")
+        return Finding(
+            "time", (), f"time ran out after {len(course.losses) - 1} steps, at a loss of {last:.3g}", "seconds=…"
+        )
     half = course.losses[len(course.losses) // 2]
     if len(course.losses) > steps and last < 0.99 * half:
         cause = f"the loss still falls after {steps} steps ({half:.3g} half way, {last:.3g} at the end)"

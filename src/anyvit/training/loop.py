@@ -267,7 +267,9 @@ def _labels(labels: Tensor, classes: int) -> None:
     if labels.is_floating_point() or len(wrong):
         usual = "classes counted from 1" if len(wrong) and int(wrong.max()) == classes else None
         found = "numbers with a fraction" if labels.is_floating_point() else sorted(set(wrong.tolist()))[:5]
-        raise BadArgument("labels out of range", found=found, expected=f"whole numbers from 0 to {classes - 1}", usual=usual)
+        raise BadArgument(
+            "labels out of range", found=found, expected=f"whole numbers from 0 to {classes - 1}", usual=usual
+        )
 
 
 def cross_entropy(features: Features, labels: Tensor) -> Tensor:

@@ -179,7 +179,9 @@ def overfit_check(
         after = diagnosis.after(model, some, course, trained, fresh, made=given is None)
         causes += after
         if not course.reached and trained and not causes and time.monotonic() < ends:
-            causes += _other_rate(model, start, some, trained, grouped, loss or cross_entropy, course, steps, target, ends)
+            causes += _other_rate(
+                model, start, some, trained, grouped, loss or cross_entropy, course, steps, target, ends
+            )
         if not course.reached and not causes:
             causes.append(diagnosis.unknown(course, steps))
         if course.moved is not None:
@@ -224,7 +226,11 @@ def _made(vit: ViT, count: int, seed: int) -> pictures.Example:
         return pictures.Example(pixels, labels % _most(vit, count))
     kinds = max(2, count // 2)
     inputs = spec.condition_inputs
-    rows = torch.randn(kinds, 1, inputs, generator=noise) if inputs else torch.randn(kinds, spec.embed_dim, generator=noise)
+    rows = (
+        torch.randn(kinds, 1, inputs, generator=noise)
+        if inputs
+        else torch.randn(kinds, spec.embed_dim, generator=noise)
+    )
     which = labels % kinds
     return pictures.Example(pixels[labels // kinds], which % _most(vit, kinds), rows[which])
 

@@ -42,12 +42,16 @@ def odd(some: Sequence[Tensor], vit: ViT) -> Finding | None:
     if low == high:
         return Finding("pixels", (), f"all pixels are {low:g}", "look at the pictures")
     if high - low > 2 * LARGEST:
-        cause = f"wrong preprocessing: pixels lie between {low:.4g} and {high:.4g}, as 0 … 255 do; they are not normalised"
+        cause = (
+            f"wrong preprocessing: pixels lie between {low:.4g} and {high:.4g}, as 0 … 255 do; they are not normalised"
+        )
         return Finding("pixels", (), cause, remedy)
     spec = vit.spec
     # 0 … 1 is what a model with mean 0 and deviation 1 takes
     plain = max(spec.mean) < 0.05 and min(spec.std) > 0.9
-    if 0 <= low and high <= 1 and not plain:
-        cause = f"wrong preprocessing: pixels lie between {low:.4g} and {high:.4g}, as 0 … 1 do; they are not normalised"
+    if low >= 0 and high <= 1 and not plain:
+        cause = (
+            f"wrong preprocessing: pixels lie between {low:.4g} and {high:.4g}, as 0 … 1 do; they are not normalised"
+        )
         return Finding("pixels", (), cause, remedy)
     return None
