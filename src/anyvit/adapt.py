@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anyvit import resample
 from anyvit.adaln import AdaLN, condition, unconditioned, usual
 from anyvit.adapted import Adapted, Tensors
+from anyvit.canon import block_of
 from anyvit.channels import Channels, in_chans
 from anyvit.errors import BadArgument
 from anyvit.heads import HEADS, ClassMap, num_classes
@@ -164,7 +165,33 @@ def image_size(tensors: Tensors, spec: Spec, new: tuple[int, int]) -> Adapted:
         out, finding = _relative(out, relative, spec, grid)
         findings += finding
         spec_new = spec_new.with_facts("given", "the argument image_size=", grid=grid)
+    split = [n for n in tensors if n.endswith((".rel_pos_h", ".rel_pos_w")) and not _windowed(n, spec)]
+    if split:
+        done = {n: _decomposed(tensors[n], grid[n.endswith("_w")]) for n in split}
+        changed = [n for n in split if done[n] is not tensors[n]]
+        out |= done
+        if changed:
+            cause = f"decomposed relative positions resized linearly to {_by(grid)}, of blocks without windows"
+            findings.append(Finding("resized", fold(o for n in changed for o in tensors[n].origin), cause))
+        spec_new = spec_new.with_facts("given", "the argument image_size=", grid=grid)
     return Adapted(out, spec_new, tuple(findings))
+
+
+def _windowed(name: str, spec: Spec) -> bool:
+    return spec.window is not None and block_of(name) not in spec.global_blocks
+
+
+def _decomposed(table: Lazy, size: int) -> Lazy:
+    """SAM's table of one axis for another number of patches; windows keep theirs."""
+    if table.shape[0] == 2 * size - 1:
+        return table
+
+    def resize(values: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.asarray(resample.decomposed(values.astype("float32"), size)).astype(values.dtype)
+
+    return computed((2 * size - 1, table.shape[1]), table.dtype, resize, [table])
 
 
 def _positions(table: Lazy, spec: Spec, grid: tuple[int, int]) -> Lazy:

@@ -75,7 +75,15 @@ def write_out(
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:
         containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
-    return report.adding((*running.findings(), *integrity.recordless(out)))
+    return report.adding((*running.findings(), *integrity.recordless(out), *_gridless(out, said.fitted.spec)))
+
+
+def _gridless(out: Path, spec: Spec) -> tuple[Finding, ...]:
+    """What to say of a container that has no place for the grid of a position table that is not square."""
+    if out.suffix.lower() != ".npz" or spec.grid is None or spec.grid[0] == spec.grid[1] or "rope" in spec.pos_embed:
+        return ()
+    cause = f"npz has no place for the grid of the position table, {spec.grid[0]} × {spec.grid[1]}"
+    return (Finding("note", (), cause, f"its reader has to be told: grid=({spec.grid[0]}, {spec.grid[1]})"),)
 
 
 def say(state: Adapted, to: str | Dialect, chunks: int | None = None, *, folder: bool = True) -> Said:

@@ -228,7 +228,7 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
         )
     found.update(_windows(tensors))
     if table is None:
-        found.update(_relative_grid(tensors, facts))
+        found.update(_relative_grid(tensors, facts, clues))
         return found
     grid = _grid(table.shape[0], clues)
     if grid:
@@ -239,18 +239,23 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     return found
 
 
-def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
+def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
     """The grid that a relative position table was made for: (2 h − 1)(2 w − 1) rows, and 3 more where there is a cls token."""
     name = next((n for n in ("embed.rel_pos", "blocks.0.attn.rel_pos") if n in tensors), None)
     if name is None:
         return {}
-    side = isqrt(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0))
-    grid, why = ((side + 1) // 2, (side + 1) // 2), _shape(tensors, name)
-    patch = pair(facts["patch_size"].value)
-    return {
-        "grid": _measured(grid, why),
-        "image_size": _measured(single((grid[0] * patch[0], grid[1] * patch[1])), why),
-    }
+    rows = tensors[name].shape[0] - (3 if facts["num_cls"].value else 0)
+    side, patch = isqrt(rows), pair(facts["patch_size"].value)
+    grid = _measured(((side + 1) // 2, (side + 1) // 2), _shape(tensors, name))
+    for field, unit in (("grid", (1, 1)), ("image_size", patch)):
+        given = clues.given.get(field)
+        if given is not None and given.value is not None:
+            height, width = (length // one for length, one in zip(pair(given.value), unit, strict=True))
+            if (2 * height - 1) * (2 * width - 1) == rows:
+                grid = Fact((height, width), "given", given.source)
+                break
+    size = single((grid.value[0] * patch[0], grid.value[1] * patch[1]))
+    return {"grid": grid, "image_size": Fact(size, grid.how, grid.source)}
 
 
 def _windows(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
