@@ -251,15 +251,3 @@ def test_colours_only_for_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert cli.style().colour is False
-
-
-@pytest.mark.parametrize("text", ["", "2", "7,x", "0,3", "1,2,3"])
-def test_pair_is_two_positive_numbers(text: str) -> None:
-    with pytest.raises(ValueError):
-        cli.pair(text)
-
-
-@pytest.mark.parametrize("text", ["", "GB", "0", "-1", "2TB", "1e9"])
-def test_byte_count_is_a_positive_number_with_a_known_unit(text: str) -> None:
-    with pytest.raises(ValueError):
-        cli.byte_count(text)

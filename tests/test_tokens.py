@@ -15,8 +15,9 @@ from support import adapting  # noqa: E402
 import anyvit  # noqa: E402
 from anyvit.errors import BadArgument  # noqa: E402
 from anyvit.lazy import from_array  # noqa: E402
-from anyvit.spec import Spec  # noqa: E402
-from anyvit.tokens import registers  # noqa: E402
+from anyvit.model import ViT  # noqa: E402
+from anyvit.spec import Rope, Spec  # noqa: E402
+from anyvit.tokens import cls_token, registers  # noqa: E402
 
 PICTURE = adapting.pixels()
 
@@ -97,3 +98,81 @@ def test_a_converted_file_has_them(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(asked: Any, more: dict[str, Any], words: str) -> None:
     with pytest.raises(BadArgument, match=words):
         registers({}, Spec(**more), asked)
+
+
+def test_without_the_class_token_the_mean_is_pooled_and_the_rest_stays() -> None:
+    source = adapting.state(classes=5, registers=2, cls_row=False)
+    before, after = load(source), load(source, cls_token=False)
+    assert (after.spec.num_cls, after.spec.pool, after.embed.cls) == (0, "avg", None)
+    out = after(PICTURE)
+    assert out.tokens.shape[1] == 2 + 9 and out.cls is None and out.registers.shape[1] == 2
+    assert torch.equal(out.pooled, out.patches.mean(1)) and torch.equal(after.head.weight, before.head.weight)
+    assert torch.equal(after.embed(PICTURE)[0], before.embed(PICTURE)[0][:, 1:])
+    assert any(
+        "the function changes" in f.cause and "mean of the patches" in f.cause for f in after.report.of("ignored")
+    )
+
+
+def test_the_row_of_the_class_token_goes_with_it() -> None:
+    source = adapting.state(cls_row=True)
+    after = load(source, cls_token=False)
+    assert after.spec.pos_prefix == 0 and after.embed.pos_prefix is None
+    assert torch.equal(after.embed(PICTURE)[0], load(source).embed(PICTURE)[0][:, 1:])
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((4, 6))
+    tensors = {"embed.cls": from_array(np.ones((1, 6)), "cls"), "embed.pos_prefix": from_array(rows, "pos")}
+    done = cls_token(tensors, Spec(embed_dim=6, num_registers=3, pos_prefix=4), False)
+    np.testing.assert_array_equal(done.tensors["embed.pos_prefix"].read(), rows[1:])
+    assert done.spec.pos_prefix == 3 and set(tensors) == {"embed.cls", "embed.pos_prefix"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pos_embed", ["learned", "relpos", "learned+relpos", "relpos_shared", "rope"])
+def test_a_class_token_comes_and_goes(pos_embed: str) -> None:
+    torch.manual_seed(0)
+    more: dict[str, Any] = {"rope": Rope()} if pos_embed == "rope" else {}
+    spec = Spec(embed_dim=16, depth=2, num_heads=2, mlp_dim=16, patch_size=4, image_size=12, num_cls=0, pool="avg",
+                pos_embed=pos_embed, num_classes=3, **more)  # fmt: skip
+    plain = ViT(spec).eval()
+    for parameter in plain.parameters():
+        parameter.normal_(std=0.3)
+    added = anyvit.load(plain, cls_token=True)
+    assert added.spec.num_cls == 1 and added.spec.pool == "avg" and added(PICTURE).tokens.shape[1] == 10
+    assert 0.01 < float(added.embed.cls.std()) < 0.03
+    assert any("avg is pooled as before" in f.cause for f in added.report.of("new"))
+    assert torch.equal(anyvit.load(added, cls_token=False)(PICTURE).tokens, plain(PICTURE).tokens)
+    relative = [n for n in plain.state_dict() if n.endswith("rel_pos")]
+    for name in relative:
+        assert len(added.state_dict()[name]) == 28 and not added.state_dict()[name][25:].any()
+
+
+def test_asking_for_what_is_there_changes_nothing() -> None:
+    assert cls_token({}, Spec(num_cls=1), True).spec == Spec(num_cls=1)
+    assert cls_token({}, Spec(num_cls=0), False).spec == Spec(num_cls=0)
+
+
+@pytest.mark.parametrize(("wanted", "more", "words"), [
+    (True, {"num_cls": 0, "window": 7}, "windows"), (False, {"pool": "cls+dist", "dist_token": True}, "beside others"),
+    (False, {"pool": "cls+avg"}, "num_classes=0"), (False, {"num_cls": 2, "num_classes": 3}, "beside others"),
+])  # fmt: skip
+def test_class_tokens_that_cannot_come_or_go(wanted: bool, more: dict[str, Any], words: str) -> None:
+    head = {"head.weight": from_array(np.ones((3, 6)), "head.weight")}
+    with pytest.raises(BadArgument, match=words):
+        cls_token(head, Spec(**more), wanted)
+
+
+def test_several_class_tokens_that_no_head_reads_go_together() -> None:
+    tensors = {"embed.cls": from_array(np.ones((3, 6)), "cls")}
+    done = cls_token(tensors, Spec(embed_dim=6, num_cls=3, summary=(0, 2)), False)
+    assert not done.tensors and (done.spec.num_cls, done.spec.summary, done.spec.pool) == (0, None, "avg")
+
+
+def test_load_into_and_convert_take_it_too(tmp_path: Path) -> None:
+    source = adapting.state(layer_scale=True)
+    anyvit.convert(source, tmp_path / "out.safetensors", to="timm", heads=2, cls_token=False)
+    want = load(source, cls_token=False)
+    assert torch.equal(anyvit.load(tmp_path / "out.safetensors")(PICTURE).tokens, want(PICTURE).tokens)
+    target = anyvit.load(tmp_path / "out.safetensors", registers=2)
+    report = anyvit.load_into(target, source, heads=2, cls_token=False, registers=2)
+    assert any("registers are new" in f.cause for f in report.of("new"))
+    adapting.close(target(PICTURE).tokens, load(source, cls_token=False, registers=2)(PICTURE).tokens)

@@ -1,6 +1,7 @@
 """Load any Vision Transformer checkpoint, from any ecosystem, into any model: proven right, or a clear reason why not.
 
-The verbs: `inspect`, `load`, `load_into`, `convert`, `verify`, `build`, `accelerate`, `dialects`.
+The verbs: `inspect`, `load`, `load_into`, `convert`, `verify`, `build`, `accelerate`, `dialects`; on a loaded model
+`effect`, `finetune`, `overfit_check`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ _WHERE = {
     "Verification": "anyvit.verification",
     "effect": "anyvit.effects",
     "Effect": "anyvit.effects",
-    "AdaLN": "anyvit.adapt",
+    "finetune": "anyvit.training.loop",
+    "overfit_check": "anyvit.training.overfit",
+    "OverfitCheck": "anyvit.training.overfit",
+    "camera": "anyvit.cameras",
+    "pluecker": "anyvit.cameras",
+    "AdaLN": "anyvit.adaln",
     "Channels": "anyvit.channels",
     "ClassMap": "anyvit.heads",
     "Resample": "anyvit.resample",
@@ -38,8 +44,9 @@ _WHERE = {
 
 if TYPE_CHECKING:
     from anyvit.acceleration import accelerate
-    from anyvit.adapt import AdaLN
+    from anyvit.adaln import AdaLN
     from anyvit.api import convert, inspect, load, load_into
+    from anyvit.cameras import camera, pluecker
     from anyvit.channels import Channels
     from anyvit.construct import build
     from anyvit.effects import Effect, effect
@@ -50,6 +57,8 @@ if TYPE_CHECKING:
     from anyvit.resample import Resample
     from anyvit.rules import Dialect, Rule
     from anyvit.spec import Fact, Spec
+    from anyvit.training.loop import finetune
+    from anyvit.training.overfit import OverfitCheck, overfit_check
     from anyvit.verification import Verification, verify
 
     def dialects() -> tuple[Dialect, ...]:
@@ -68,7 +77,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "AdaLN", "AnyvitError", "Channels", "ClassMap", "Dialect", "Effect", "Fact", "Features", "Finding", "Report",
-    "Resample", "Rule", "Spec", "Verification", "ViT", "accelerate", "build", "convert", "dialects", "effect",
-    "inspect", "load", "load_into", "verify",
+    "AdaLN", "AnyvitError", "Channels", "ClassMap", "Dialect", "Effect", "Fact", "Features", "Finding", "OverfitCheck",
+    "Report", "Resample", "Rule", "Spec", "Verification", "ViT", "accelerate", "build", "camera", "convert", "dialects",
+    "effect", "finetune", "inspect", "load", "load_into", "overfit_check", "pluecker", "verify",
 ]  # fmt: skip

@@ -5,56 +5,31 @@ Every adaptation has the same signature: canonical tensors and Spec in, new ones
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from anyvit import init, resample
+from anyvit import resample
+from anyvit.adaln import AdaLN, condition, unconditioned, usual
 from anyvit.adapted import Adapted, Tensors
+from anyvit.canon import block_of
 from anyvit.channels import Channels, in_chans
 from anyvit.errors import BadArgument
 from anyvit.heads import HEADS, ClassMap, num_classes
+from anyvit.identities import fuse_norms, layer_scale
 from anyvit.lazy import Lazy, computed, precise
 from anyvit.report import Finding, fold
 from anyvit.spec import Spec, pair, single
-from anyvit.tokens import registers
+from anyvit.tokens import cls_token, registers
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "HEADS", "AdaLN", "Adapted", "Channels", "ClassMap", "Wanted", "adapt", "condition", "image_size", "in_chans",
-    "num_classes", "patch_size", "registers", "unconditioned",
+    "HEADS", "AdaLN", "Adapted", "Channels", "ClassMap", "Wanted", "adapt", "cls_token", "condition", "fuse_norms",
+    "image_size", "in_chans", "layer_scale", "num_classes", "patch_size", "registers", "unconditioned",
 ]  # fmt: skip
 
 Size = int | tuple[int, int]
-
-
-@dataclass(frozen=True)
-class AdaLN:
-    """Conditioning by adaptive layer norm, inserted so that it changes nothing at the start.
-
-    What an embedded condition c says goes through SiLU and one matrix per block: a shift and a scale after each norm,
-    x · (1 + scale) + shift, and in "dit" a gate that multiplies each branch. Shifts and scales start at zero, gates at
-    one. (DiT itself starts its gates at zero: every block is then the identity, which only a model that is trained from
-    scratch can bear.)
-
-    A camera of InstantMesh and OpenLRM is 16 numbers: the first three rows of the camera-to-world matrix, row by row
-    (12; OpenGL axes: x right, y up, z backward; positions in the scene's own unit), then fx, fy, cx, cy (4), fractions
-    of the picture's width and height: a principal point in the middle is 0.5, 0.5.
-
-    Arguments:
-        dim: numbers in one condition, 16 for a camera; None for embedded vectors of the model's width.
-        scheme: "instantmesh" (shift and scale of both branches) or "dit" (gates too).
-        seed: of the embedder's random numbers.
-
-    Source: TencentARC/InstantMesh@08822c5: src/models/encoder/dino.py, src/utils/camera_util.py
-    (get_zero123plus_input_cameras, FOV_to_intrinsics); facebookresearch/DiT@ed81ce2: models.py DiTBlock
-    """
-
-    dim: int | None = 16
-    scheme: str = "instantmesh"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +44,9 @@ class Wanted:
         condition: an `AdaLN`, True for InstantMesh's, False to take the file's own away.
         resample: the recipe for positions and kernels; "source" is the recipe of the file's own ecosystem.
         registers: register tokens.
+        cls_token: whether there is a class token.
+        layer_scale: True adds LayerScale of ones, False folds it into the matrices before it.
+        fuse_norms: whether scales and shifts of the norms go into the matrices behind them.
     """
 
     patch_size: Size | None = None
@@ -78,10 +56,13 @@ class Wanted:
     condition: AdaLN | bool | None = None
     resample: Any = "source"
     registers: int | None = None
+    cls_token: bool | None = None
+    layer_scale: bool | None = None
+    fuse_norms: bool = False
 
 
 def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
-    """All that was asked for, in order: recipe, channels, patch size, image size, registers, classes, conditioning.
+    """All that was asked for, in order: recipe, channels, patch and image size, tokens, classes, identities, conditioning.
 
     Raises:
         BadArgument: a size that is not positive or no multiple of the patch.
@@ -96,14 +77,20 @@ def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
         state = state.then(patch_size(state.tensors, state.spec, _size("patch_size", wanted.patch_size)))
     if wanted.image_size is not None:
         state = state.then(image_size(state.tensors, state.spec, _size("image_size", wanted.image_size)))
+    if wanted.cls_token is not None:
+        state = state.then(cls_token(state.tensors, state.spec, wanted.cls_token))
     if wanted.registers is not None:
         state = state.then(registers(state.tensors, state.spec, wanted.registers))
     if wanted.num_classes is not None:
         state = state.then(num_classes(state.tensors, state.spec, wanted.num_classes))
+    if wanted.layer_scale is not None:
+        state = state.then(layer_scale(state.tensors, state.spec, wanted.layer_scale))
+    if wanted.fuse_norms:
+        state = state.then(fuse_norms(state.tensors, state.spec))
     if wanted.condition is False:
         state = state.then(unconditioned(state.tensors, state.spec))
     elif wanted.condition:
-        asked = wanted.condition if isinstance(wanted.condition, AdaLN) else _usual(state.spec)
+        asked = wanted.condition if isinstance(wanted.condition, AdaLN) else usual(state.spec)
         state = state.then(condition(state.tensors, state.spec, asked))
     return state
 
@@ -178,7 +165,33 @@ def image_size(tensors: Tensors, spec: Spec, new: tuple[int, int]) -> Adapted:
         out, finding = _relative(out, relative, spec, grid)
         findings += finding
         spec_new = spec_new.with_facts("given", "the argument image_size=", grid=grid)
+    split = [n for n in tensors if n.endswith((".rel_pos_h", ".rel_pos_w")) and not _windowed(n, spec)]
+    if split:
+        done = {n: _decomposed(tensors[n], grid[n.endswith("_w")]) for n in split}
+        changed = [n for n in split if done[n] is not tensors[n]]
+        out |= done
+        if changed:
+            cause = f"decomposed relative positions resized linearly to {_by(grid)}, of blocks without windows"
+            findings.append(Finding("resized", fold(o for n in changed for o in tensors[n].origin), cause))
+        spec_new = spec_new.with_facts("given", "the argument image_size=", grid=grid)
     return Adapted(out, spec_new, tuple(findings))
+
+
+def _windowed(name: str, spec: Spec) -> bool:
+    return spec.window is not None and block_of(name) not in spec.global_blocks
+
+
+def _decomposed(table: Lazy, size: int) -> Lazy:
+    """SAM's table of one axis for another number of patches; windows keep theirs."""
+    if table.shape[0] == 2 * size - 1:
+        return table
+
+    def resize(values: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.asarray(resample.decomposed(values.astype("float32"), size)).astype(values.dtype)
+
+    return computed((2 * size - 1, table.shape[1]), table.dtype, resize, [table])
 
 
 def _positions(table: Lazy, spec: Spec, grid: tuple[int, int]) -> Lazy:
@@ -216,90 +229,6 @@ def _relative(
     cause = f"relative position tables {_by(old)} → {_by(grid)} by recipe {spec.rel_resample}"
     origins = fold(origin for name in names for origin in tensors[name].origin)
     return tensors, [Finding("resized", origins, cause)]
-
-
-PARTS = {
-    "instantmesh": ("shift1", "scale1", "shift2", "scale2"),
-    "dit": ("shift1", "scale1", "gate1", "shift2", "scale2", "gate2"),
-}
-
-
-def condition(tensors: Tensors, spec: Spec, asked: AdaLN) -> Adapted:
-    """AdaLN modulation in every block that changes nothing until it is trained; "dit" adds gates to "instantmesh".
-
-    Shifts and scales are zero, gates are one: branch(x · (1 + 0) + 0) · 1.
-
-    Raises:
-        BadArgument: an unknown scheme, or the model is conditioned otherwise already.
-    """
-    if asked.scheme not in PARTS:
-        raise BadArgument(f"no AdaLN scheme is called {asked.scheme!r}", expected=" or ".join(PARTS))
-    if spec.condition:
-        return _conditioned_already(tensors, spec, asked)
-    out, width = {**tensors, **_modulation(spec, PARTS[asked.scheme])}, spec.embed_dim
-    names = [f"blocks.{{0..{spec.depth - 1}}}.adaln"]
-    if asked.dim:
-        for name, inputs in (("condition.fc1", asked.dim), ("condition.fc2", width)):
-            out[f"{name}.weight"] = init.new(f"{name}.weight", (width, inputs), "trunc_normal", seed=asked.seed)
-            out[f"{name}.bias"] = init.new(f"{name}.bias", (width,))
-        names.append("condition")
-    gates = ", its gates at one" if asked.scheme == "dit" else ""
-    cause = f"AdaLN modulation is new and starts at zero{gates}: the function is unchanged until it is trained"
-    changes = spec.with_facts(
-        "given", "the argument condition=", condition=asked.scheme, condition_inputs=asked.dim
-    )  # fmt: skip
-    return Adapted(out, changes, (Finding("new", tuple(names), cause, "expected: train these parameters"),))
-
-
-def _modulation(spec: Spec, parts: Iterable[str]) -> dict[str, Lazy]:
-    """Parts of the modulation of every block that change nothing: gates of one, others of zero."""
-    width, out = spec.embed_dim, {}
-    for i in range(spec.depth):
-        for part in parts:
-            start = "ones" if part.startswith("gate") else "zeros"
-            out[f"blocks.{i}.adaln.{part}.weight"] = init.new("adaln", (width, width))
-            out[f"blocks.{i}.adaln.{part}.bias"] = init.new("adaln", (width,), start)
-    return out
-
-
-def unconditioned(tensors: Tensors, spec: Spec) -> Adapted:
-    """The model without its conditioning: the same function where the modulation is none, which is looked up."""
-    if not spec.condition:
-        return Adapted(tensors, spec)
-    gone = {n: t for n, t in tensors.items() if ".adaln." in n or n.startswith("condition.")}
-    none = all(_changes_nothing(n, t) for n, t in gone.items() if ".adaln." in n)
-    cause = "AdaLN modulation was removed as asked; " + (
-        "it changed nothing, so the function is the same" if none else "the function changes: no condition is heeded"
-    )
-    origins = fold(dict.fromkeys(o for t in gone.values() for o in t.origin))
-    spec = spec.with_facts("given", "the argument condition=", condition=None, condition_inputs=None)
-    kept = {n: t for n, t in tensors.items() if n not in gone}
-    return Adapted(kept, spec, (Finding("ignored", origins, cause),))
-
-
-def _changes_nothing(name: str, tensor: Lazy) -> bool:
-    return bool((tensor.read() == float(".gate" in name and name.endswith("bias"))).all())
-
-
-def _usual(spec: Spec) -> AdaLN:
-    """What `condition=True` means: the file's own conditioning, InstantMesh's where it has none."""
-    return AdaLN(spec.condition_inputs, spec.condition) if spec.condition else AdaLN()
-
-
-def _conditioned_already(tensors: Tensors, spec: Spec, asked: AdaLN) -> Adapted:
-    if (spec.condition, asked.scheme) == ("instantmesh", "dit"):
-        gates = _modulation(spec, ("gate1", "gate2"))
-        names = (f"blocks.{{0..{spec.depth - 1}}}.adaln.<gate1|gate2>",)
-        cause = "gates of one were added to the file's shifts and scales: the function is unchanged"
-        spec = spec.with_facts("given", "the argument condition=", condition="dit")
-        return Adapted({**tensors, **gates}, spec, (Finding("new", names, cause, "expected: train these parameters"),))
-    if spec.condition != asked.scheme:
-        raise BadArgument("the model is conditioned already", found=spec.condition, expected=asked.scheme)
-    if asked.dim and spec.condition_inputs and asked.dim != spec.condition_inputs:
-        raise BadArgument(
-            "the file's own embedder takes another number of inputs", found=asked.dim, expected=spec.condition_inputs
-        )
-    return Adapted(tensors, spec)
 
 
 def _recipe_name(spec: Spec) -> str:

@@ -58,6 +58,9 @@ def load(
     in_chans: int | Channels | None = None,
     num_classes: int | ClassMap | None = None,
     registers: int | None = None,
+    cls_token: bool | None = None,
+    layer_scale: bool | None = None,
+    fuse_norms: bool = False,
     condition: AdaLN | bool | None = None,
     weights: str | None = None,
     dialect: str | Dialect | None = None,
@@ -76,6 +79,9 @@ def load(
         in_chans: channels of the pictures, a number or `Channels`; None keeps the file's.
         num_classes: 0 drops the head, another number than the file's gives a new head of zeros, a `ClassMap` cuts it.
         registers: register tokens; None keeps the file's.
+        cls_token: True adds a class token to a model without one, False takes it away; None keeps the file's.
+        layer_scale: True adds LayerScale of ones, False folds it into the matrices before it; the function stays.
+        fuse_norms: scales and shifts of the norms go into the matrices behind them; the function stays.
         condition: an `AdaLN` to insert modulation that changes nothing at the start.
         weights: which weight set to read ("teacher", "student", "ema", …).
         dialect: the name of the file's dialect; None to recognise it.
@@ -97,8 +103,21 @@ def load(
     from anyvit.adapt import Wanted
     from anyvit.assemble import build_vit
 
-    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
+    wanted = Wanted(
+        patch_size,
+        image_size,
+        in_chans,
+        num_classes,
+        condition,
+        resample,
+        registers,
+        cls_token,
+        layer_scale,
+        fuse_norms,
+    )
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
+    if wanted != Wanted():
+        found = replace(found, tensors=_wide(found.tensors))
     state = _adapted(found, wanted)
     report = _final_report(found, state)
     return build_vit(
@@ -120,6 +139,8 @@ def load_into(
     patch_size: int | tuple[int, int] | None = None,
     in_chans: int | Channels | None = None,
     num_classes: int | ClassMap | None = None,
+    registers: int | None = None,
+    cls_token: bool | None = None,
     init: str | None = None,
     check: str | None = None,
 ) -> Report:
@@ -145,7 +166,7 @@ def load_into(
     from anyvit.adapt import Wanted
     from anyvit.into import fill
 
-    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample)
+    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token)
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     return fill(module, found, wanted, init=init, check=check)
 
@@ -160,6 +181,9 @@ def convert(
     in_chans: int | Channels | None = None,
     num_classes: int | ClassMap | None = None,
     registers: int | None = None,
+    cls_token: bool | None = None,
+    layer_scale: bool | None = None,
+    fuse_norms: bool = False,
     condition: AdaLN | bool | None = None,
     weights: str | None = None,
     dialect: str | Dialect | None = None,
@@ -190,7 +214,18 @@ def convert(
     from anyvit.adapt import Wanted
     from anyvit.export import write_out
 
-    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers)
+    wanted = Wanted(
+        patch_size,
+        image_size,
+        in_chans,
+        num_classes,
+        condition,
+        resample,
+        registers,
+        cls_token,
+        layer_scale,
+        fuse_norms,
+    )
     found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
     state = _adapted(found, wanted)
     if dtype is None:
@@ -218,6 +253,11 @@ def _understood(path: Source, ask: Ask) -> Reading:
     found = understand(_opened(path), ask)
     found.report().raise_if_bad()
     return settle(found)
+
+
+def _wide(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """16-bit tensors in float32, as the model holds them, so that what adaptations compute is not rounded to 16 bits."""
+    return {n: astype(t, "float32") if t.dtype in ("float16", "bfloat16") else t for n, t in tensors.items()}
 
 
 def _adapted(found: Reading, wanted: Wanted) -> Adapted:

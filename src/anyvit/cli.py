@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from anyvit import cli_options, cli_training
+from anyvit.cli_options import byte_count, reading, size
 from anyvit.errors import AnyvitError
 
 if TYPE_CHECKING:
@@ -106,6 +107,14 @@ def parser(as_json: bool = False) -> argparse.ArgumentParser:
         command("convert", _convert, "Write a file in another ecosystem's names, layout, container and config.")
     )
     _verify_options(command("verify", _verify, "Compare what two files compute, layer by layer."))
+    cli_training.finetune_options(
+        command(
+            "finetune", cli_training.finetune, "Train a file's model on a folder of pictures; a killed run goes on."
+        )
+    )
+    cli_training.overfit_options(
+        command("overfit-check", cli_training.overfit_check, "See whether a model can learn a handful of pictures.")
+    )
     one = command("dialects", _dialects, "List the dialects, or show the table of one.")
     one.add_argument("name", nargs="?", metavar="NAME")
     one.add_argument("--check", action="store_true", help="judge the tables by the laws that every dialect obeys")
@@ -123,7 +132,7 @@ def _inspect_options(to: argparse.ArgumentParser) -> None:
 
 def _load_options(to: argparse.ArgumentParser) -> None:
     to.add_argument("file", metavar="FILE", help="a checkpoint, or the folder of one")
-    _reading_options(to)
+    reading(to)
     to.add_argument("--dtype", metavar="TYPE", help="compute in float32 (default), bfloat16, float16, …")
     to.add_argument("--device", metavar="D", help="cpu, cuda, …")
 
@@ -133,7 +142,7 @@ def _convert_options(to: argparse.ArgumentParser) -> None:
     add("file", metavar="SRC", help="a checkpoint, or the folder of one")
     add("out", metavar="OUT", help="a file (.safetensors, .npz, .pth) or, without suffix, a folder")
     add("--to", metavar="DIALECT", required=True, help="what to write; `anyvit dialects` lists them")
-    _reading_options(to)
+    reading(to)
     add("--dtype", metavar="TYPE", help="store float32, float16, bfloat16, …; the file's by default")
     add("--shard-size", type=byte_count, metavar="SIZE", help="bytes of a shard of a folder, as in 2GB")
     add("--chunks", type=int, metavar="N", help="block chunks, for --to dinov2-chunked")
@@ -144,62 +153,6 @@ def _verify_options(to: argparse.ArgumentParser) -> None:
     to.add_argument("a", metavar="A", help="a checkpoint, or the folder of one")
     to.add_argument("b", metavar="B", help="another one")
     to.add_argument("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures")
-
-
-def _reading_options(to: argparse.ArgumentParser) -> None:
-    add = to.add_argument
-    add("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures; the position table is resized")
-    add("--patch-size", type=size, metavar="P[,Q]", help="pixels of a patch; the patch kernel is resized")
-    add("--in-chans", type=int, metavar="C", help="channels of the pictures")
-    add("--num-classes", type=int, metavar="N", help="0 drops the head, another number makes a new one of zeros")
-    add("--weights", metavar="W", help="the weight set to read: teacher, student, ema, …")
-    add("--dialect", metavar="NAME", help="the file's dialect, where it is not to be recognised")
-    add("--heads", type=int, metavar="N", help="the head count, where nothing in the file says it")
-    add("--grid", type=pair, metavar="R,C", help="rows and columns of the stored position table, in patches")
-    add("--resample", metavar="NAME", default="source", help="the recipe for position tables and kernels")
-    add("--check", choices=("now", "beside", "off"), help="when to look for damage that only the bytes show")
-
-
-def size(text: str) -> int | tuple[int, int]:
-    """A size in pixels.
-
-    Example:
-        >>> size("224"), size("224,192")
-        (224, (224, 192))
-    """
-    numbers = [int(part) for part in re.split(r"[,x×]", text)]
-    if len(numbers) > 2 or min(numbers) < 1:
-        raise ValueError(text)
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-
-
-def pair(text: str) -> tuple[int, int]:
-    """Rows and columns.
-
-    Example:
-        >>> pair("7,5")
-        (7, 5)
-    """
-    numbers = size(text)
-    if isinstance(numbers, int):
-        raise ValueError(text)
-    return numbers
-
-
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def byte_count(text: str) -> int:
-    """A number of bytes.
-
-    Example:
-        >>> byte_count("2GB"), byte_count("500 MiB"), byte_count("4096")
-        (2000000000, 524288000, 4096)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
-    if found is None or not (count := round(float(found.group(1)) * UNITS[found.group(2)])):
-        raise ValueError(text)
-    return count
 
 
 def style() -> Style:
@@ -242,20 +195,10 @@ def _text(report: Report) -> str:
     return text(report, style())
 
 
-ASKED = (
-    "image_size", "patch_size", "in_chans", "num_classes", "weights", "dialect", "heads", "grid", "resample", "check",
-)  # fmt: skip
-"""What `load` and `convert` both take."""
-
-
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ASKED}
-
-
 def _load(args: argparse.Namespace) -> Answer:
     from anyvit import load
 
-    vit = load(args.file, **_asked(args), dtype=_dtype(args.dtype), device=args.device)
+    vit = load(args.file, **cli_options.asked(args), dtype=_dtype(args.dtype), device=args.device)
     shape, features = _random_picture(vit)
     shapes = {name: tuple(value.shape) for name, value in vars(features).items() if hasattr(value, "shape")}
     report = vit.report
@@ -306,7 +249,7 @@ def _shapes(pixels: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> str:
 def _convert(args: argparse.Namespace) -> Answer:
     from anyvit import convert
 
-    asked = _asked(args)
+    asked = cli_options.asked(args)
     for name in ("dtype", "shard_size", "chunks", "durable"):
         asked[name] = getattr(args, name)
     report = convert(args.file, args.out, args.to, **asked)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import configs, containers, dialects, expected, fit, integrity, lazy, rewrite
+from anyvit import adaln, configs, containers, dialects, expected, fit, integrity, lazy, rewrite
 from anyvit.adapt import Adapted
 from anyvit.dialects.hf_deit import one_classifier
 from anyvit.dtypes import ITEMSIZE, is_floating
@@ -76,7 +76,15 @@ def write_out(
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:
         containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
-    return report.adding((*running.findings(), *integrity.recordless(out)))
+    return report.adding((*running.findings(), *integrity.recordless(out), *_gridless(out, said.fitted.spec)))
+
+
+def _gridless(out: Path, spec: Spec) -> tuple[Finding, ...]:
+    """What to say of a container that has no place for the grid of a position table that is not square."""
+    if out.suffix.lower() != ".npz" or spec.grid is None or spec.grid[0] == spec.grid[1] or "rope" in spec.pos_embed:
+        return ()
+    cause = f"npz has no place for the grid of the position table, {spec.grid[0]} × {spec.grid[1]}"
+    return (Finding("note", (), cause, f"its reader has to be told: grid=({spec.grid[0]}, {spec.grid[1]})"),)
 
 
 def say(state: Adapted, to: str | Dialect, chunks: int | None = None, *, folder: bool = True) -> Said:
@@ -394,7 +402,9 @@ def _report(found: Reading, state: Adapted, said: Said) -> Report:
         for fate, (before, after) in changed.items()
     }
     trails = tuple(Trail(n, t.origin, _fate(t, origins)) for n, t in said.tensors.items())
-    findings = (*state.findings, *said.fitted.findings, *said.findings, *_left_behind(found))
+    made = {n: t for n, t in said.fitted.tensors.items() if not t.origin}
+    proof = adaln.read_back(made, "on what is written")
+    findings = (*state.findings, *said.fitted.findings, *said.findings, *proof, *_left_behind(found))
     report = found.report()
     return replace(
         report,

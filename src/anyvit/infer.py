@@ -231,12 +231,15 @@ def _positions(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fa
     if "rope" in clues.lineage.facts and _rotates(tensors, clues):
         kinds.append("rope")
     found["pos_embed"] = _measured("+".join(kinds) or "none", "position tensors that are present")
-    if not kinds and "sincos" in clues.lineage.facts:
+    given = clues.given.get("pos_embed")
+    if not kinds and given is not None and given.value == "sincos_unstored":
+        found["pos_embed"] = given
+    elif not kinds and "sincos" in clues.lineage.facts:
         why = f"no table in the file: {clues.lineage.name} computes sin-cos positions"
         found["pos_embed"] = Fact("sincos_unstored", "assumed", why)
     found.update(_windows(tensors))
     if table is None:
-        found.update(_relative_grid(tensors, facts))
+        found.update(_relative_grid(tensors, facts, clues))
         return found
     grid = _grid(table.shape[0], clues)
     if grid:
@@ -261,7 +264,7 @@ def _relative_mlp(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
     }
 
 
-def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> dict[str, Fact]:
+def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
     """The grid that a relative position table was made for.
 
     A shared table has (2 h − 1)(2 w − 1) rows, and 3 more where there is a cls token; a decomposed one 2 h − 1 and
@@ -271,16 +274,31 @@ def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact]) -> di
     sides = [max((t.shape[0] for n, t in tensors.items() if n.endswith(f"attn.rel_pos_{x}")), default=0) for x in "hw"]
     if "patch_size" not in facts or (name is None and not all(sides)):
         return {}
-    if name is None:
-        grid, why = ((sides[0] + 1) // 2, (sides[1] + 1) // 2), "rows of rel_pos_h and rel_pos_w"
-    else:
-        side = isqrt(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0))
-        grid, why = ((side + 1) // 2, (side + 1) // 2), _shape(tensors, name)
     patch = pair(facts["patch_size"].value)
-    return {
-        "grid": _measured(grid, why),
-        "image_size": _measured(single((grid[0] * patch[0], grid[1] * patch[1])), why),
-    }
+    if name is None:
+        grid = _measured(((sides[0] + 1) // 2, (sides[1] + 1) // 2), "rows of rel_pos_h and rel_pos_w")
+    else:
+        grid = _table_grid(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0), patch, clues)
+        grid = grid or _measured(_square(tensors[name].shape[0]), _shape(tensors, name))
+    size = single((grid.value[0] * patch[0], grid.value[1] * patch[1]))
+    return {"grid": grid, "image_size": Fact(size, grid.how, grid.source)}
+
+
+def _square(rows: int) -> Grid:
+    """The square grid of a relative table, whose extra rows for a cls token do not change the root."""
+    side = (isqrt(rows) + 1) // 2
+    return side, side
+
+
+def _table_grid(rows: int, patch: Grid, clues: Clues) -> Fact | None:
+    """The grid that somebody gives for a relative table, where it has so many rows."""
+    for field, unit in (("grid", (1, 1)), ("image_size", patch)):
+        given = clues.given.get(field)
+        if given is not None and given.value is not None:
+            height, width = (length // one for length, one in zip(pair(given.value), unit, strict=True))
+            if (2 * height - 1) * (2 * width - 1) == rows:
+                return Fact((height, width), "given", given.source)
+    return None
 
 
 def _windows(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
@@ -307,7 +325,7 @@ def _rotates(tensors: Mapping[str, Lazy], clues: Clues) -> bool:
 
 def _grid(rows: int, clues: Clues) -> Fact | None:
     given = clues.given.get("grid")
-    if given is not None and given.value[0] * given.value[1] == rows:
+    if given is not None and given.value is not None and given.value[0] * given.value[1] == rows:
         return Fact(tuple(given.value), "given", given.source)
     if len(h := clues.sizes.get("gh", ())) == 1 and len(w := clues.sizes.get("gw", ())) == 1:
         return _measured((next(iter(h)), next(iter(w))), "the position table keeps its two axes")

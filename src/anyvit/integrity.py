@@ -30,7 +30,7 @@ SMALL = 16 << 20
 """Bytes that are checked at once: about the time that building a model takes."""
 RECORD = "anyvit.provenance"
 """Metadata key of the record."""
-TOLD = ("weights", "resized", "folded", "new", "assumed", "ignored", "unsayable", "rewritten")
+TOLD = ("weights", "resized", "folded", "new", "assumed", "ignored", "unsayable", "rewritten", "trained")
 """Kinds of findings that say how the tensors of a file came to be what they are."""
 
 
@@ -307,11 +307,25 @@ def record(found: Reading, dialect: Dialect, findings: Iterable[Finding]) -> dic
         },
         "target": {"dialect": dialect.name},
         "rules": [[rule.theirs, rule.ours, rule.axes] for rule in used.values()],
-        "changes": [[f.kind, list(f.names), f.cause] for f in findings if f.kind in TOLD],
+        "changes": changes(findings),
         "assumed": assumed,
     }
+    if earlier := _earlier(found.checkpoint):
+        content["earlier"] = earlier
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return {RECORD: text, checksums.SOURCE: checksums.blank()}
+
+
+def changes(findings: Iterable[Finding]) -> list[list[Any]]:
+    """The findings that a record keeps, as plain values: kind, names, cause."""
+    return [[f.kind, list(f.names), f.cause] for f in findings if f.kind in TOLD]
+
+
+def _earlier(checkpoint: Checkpoint) -> list[Any]:
+    """What was changed before the source was written, oldest first."""
+    before = provenance(checkpoint)
+    both = [before.get("earlier"), before.get("changes")]
+    return [change for some in both if isinstance(some, list) for change in some]
 
 
 def recordless(out: Path) -> tuple[Finding, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from anyvit import adapt, canon, fit, integrity, meta, rewrite, rules
+from anyvit import adaln, adapt, canon, fit, integrity, meta, rewrite, rules
 from anyvit.adapt import Adapted, Wanted
 from anyvit.errors import BadArgument, Incomplete, Unsayable
 from anyvit.lazy import Lazy
@@ -72,7 +72,7 @@ def fill(
     meta.unfillable(module, [target.real[n] for n in plan.values])
     zeroed = meta.settle(module, [target.real[n] for n in plan.values])
     _copy(module, {target.real[n]: t for n, t in plan.values.items()})
-    findings = [*plan.findings, *seen, *_new_heads(plan, target, init, zeroed)]
+    findings = [*plan.findings, *seen, *_new_heads(plan, target, init, zeroed), *_read_back(module, plan, target)]
     if init == "zeros":
         _zero(module, [target.real[n] for n in plan.heads if _is_classifier(n, target)])
     return _report(source, target, plan, findings)
@@ -323,6 +323,19 @@ def _new_heads(plan: Plan, target: Target, init: str | None, zeroed: Collection[
         cause = f"parts of the module inside its blocks that {match.dialect.name} does not know; left as initialised"
         findings.append(Finding("new", fold(extra), cause, "see that they change nothing at the start, or train them"))
     return findings
+
+
+def _read_back(module: nn.Module, plan: Plan, target: Target) -> tuple[Finding, ...]:
+    """What new modulation is in the filled module, whatever its own initialisation does."""
+    names = {o for n, t in target.tensors.items() if ".adaln." in n for o in t.origin}
+    fresh = {n for n in names if plan.fates[n] == "new"}
+    if not fresh:
+        return ()
+    filled = recognise_module(module).tensors
+    made = {
+        n: t for n, t in filled.items() if ".adaln." in n and set(t.origin) <= {target.real[f] for f in fresh} | fresh
+    }
+    return adaln.read_back(made, "on the filled module")
 
 
 def _is_classifier(name: str, target: Target) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anyvit.containers import memory
@@ -15,8 +17,21 @@ if TYPE_CHECKING:
 
 
 def checkpoint_of(module: nn.Module) -> Checkpoint:
-    """A module's parameters and persistent buffers as an opened checkpoint; values stay where they are."""
-    return memory.read(module.state_dict(keep_vars=True))
+    """A module's parameters and persistent buffers as an opened checkpoint; values stay where they are.
+
+    anyvit's own model brings its Spec and what was changed in it along, as a file that anyvit wrote does.
+    """
+    checkpoint = memory.read(module.state_dict(keep_vars=True))
+    spec, report = getattr(module, "spec", None), getattr(module, "report", None)
+    if not isinstance(spec, Spec):
+        return checkpoint
+    from anyvit.configs import stamp
+    from anyvit.integrity import RECORD, changes
+
+    metadata = {stamp.KEY: stamp.to_json(spec)}
+    if report is not None:
+        metadata[RECORD] = json.dumps({"changes": changes(report.findings)})
+    return replace(checkpoint, metadata=metadata)
 
 
 def real_names(checkpoint: Checkpoint) -> dict[str, str]:

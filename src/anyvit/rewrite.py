@@ -220,6 +220,49 @@ def _scaled(tensor: Lazy, factor: Lazy) -> Lazy:
     return computed(tensor.shape, tensor.dtype, scale, [tensor, factor])
 
 
+MLP_LAST = {True: "blocks.{i}.mlp.fc2.bias", False: "blocks.{i}.mlp.down.bias"}
+"""The last bias of a plain and of a gated MLP."""
+READERS = (("norm1", ("attn.q", "attn.k", "attn.v")), ("norm2", ("mlp.fc1", "mlp.gate", "mlp.up")))
+"""A norm before a branch, and the matrices that read it."""
+
+
+def fold_norms(tensors: Tensors) -> dict[str, Lazy] | None:
+    """Scales and shifts of the norms multiplied into the matrices behind: W (g · x + s) + b = (W · g) x + (W s + b).
+
+    The norms stay, with scales of one and shifts of zero. A matrix without a bias gets one where there are shifts.
+    """
+    out = dict(tensors)
+    for i in block_numbers(tensors):
+        for norm, readers in READERS:
+            scale, shift = (tensors.get(f"blocks.{i}.{norm}.{part}") for part in ("weight", "bias"))
+            if scale is None:
+                continue
+            for name in [f"blocks.{i}.{reader}" for reader in readers if f"blocks.{i}.{reader}.weight" in tensors]:
+                weight, bias = tensors[name + ".weight"], tensors.get(name + ".bias")
+                out[name + ".weight"] = _scaled_columns(weight, scale)
+                if shift is not None:
+                    out[name + ".bias"] = _shifted(weight, shift, bias)
+            out[f"blocks.{i}.{norm}.weight"] = ones(scale.shape, scale.dtype)
+            if shift is not None:
+                out[f"blocks.{i}.{norm}.bias"] = zeros(shift.shape, shift.dtype)
+    return out if any(out[n] is not t for n, t in tensors.items()) else None
+
+
+def _scaled_columns(weight: Lazy, scale: Lazy) -> Lazy:
+    def times(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+        return (values.astype("float32") * by.astype("float32")).astype(values.dtype)
+
+    return computed(weight.shape, weight.dtype, times, [weight, scale])
+
+
+def _shifted(weight: Lazy, shift: Lazy, bias: Lazy | None) -> Lazy:
+    def plus(w: np.ndarray, s: np.ndarray, *b: np.ndarray) -> np.ndarray:
+        moved = w.astype("float64") @ s.astype("float64")
+        return (moved + b[0].astype("float64") if b else moved).astype(w.dtype)
+
+    return computed(weight.shape[:1], weight.dtype, plus, [weight, shift, *([bias] if bias is not None else [])])
+
+
 def fold_patch_bias(tensors: Tensors) -> dict[str, Lazy] | None:
     """The patch bias added to every position: (W x + b) + p = W x + (p + b)."""
     if "embed.patch.bias" not in tensors or "embed.pos" not in tensors or "embed.patch_norm.weight" in tensors:

@@ -378,8 +378,8 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
-        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
-        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old", "google-npz", "google-linen", "google-flax"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
         "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored; vit_jax always stores its table",
         ("no embed.pos",), heads=GIANT,
     ),
