@@ -180,7 +180,8 @@ def _joined(groups: Sequence[Group]) -> Turn | None:
 def _rows(features: Features, count: int) -> list[Features]:
     """Features of a batch, one picture each."""
     values: dict[str, Any] = {f.name: getattr(features, f.name) for f in fields(features)}
-    return [
-        Features(**{name: v[i : i + 1] if isinstance(v, Tensor) else v for name, v in values.items()})
-        for i in range(count)
-    ]
+    found = []
+    for i in range(count):
+        row: dict[str, Any] = {n: v[i : i + 1] if isinstance(v, Tensor) else v for n, v in values.items()}
+        found.append(Features(**row))
+    return found
