@@ -734,14 +734,17 @@ def measured(args: Any, found: dict[str, Any], folder: Path, start: float) -> No
 
     def timed(name: str, call: Call) -> Any:
         begun = time.monotonic()
+        found[name] = None
         try:
-            return call()
+            found[name] = call()
+            return found[name]
         except Exception:
             print(traceback.format_exc(), flush=True)
             return {"failed": traceback.format_exc()[-1500:]}
         finally:
             found["seconds"][name] = round(time.monotonic() - begun, 1)
             print(f"{time.monotonic() - start:6.1f} s  {name} done", flush=True)
+            keep(found)
 
     workers = Workers(jobs(device, args.small), folder) if "forward" in parts else None
     if "numerics" in parts:
@@ -762,12 +765,18 @@ def measured(args: Any, found: dict[str, Any], folder: Path, start: float) -> No
 def publish(found: dict[str, Any]) -> None:
     """The table, printed; both forms into the folder that OUT names."""
     text = markdown(found)
+    keep(found)
+    if out := os.environ.get("OUT"):
+        (Path(out) / "gpu.md").write_text(text)
+    print(json.dumps(found, ensure_ascii=False, default=str))
+    print(text, flush=True)
+
+
+def keep(found: dict[str, Any]) -> None:
+    """What is known so far, in case that the rest never comes."""
     if out := os.environ.get("OUT"):
         Path(out).mkdir(parents=True, exist_ok=True)
-        (Path(out) / "gpu.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        (Path(out) / "gpu.md").write_text(text)
-    print(json.dumps(found, ensure_ascii=False))
-    print(text, flush=True)
+        (Path(out) / "gpu.json").write_text(json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def markdown(found: dict[str, Any]) -> str:
