@@ -249,9 +249,12 @@ def _cut(file: LocalFile, what: str) -> FileError:
 
 def _directory(file: LocalFile) -> tuple[int, int, int]:
     """Offset, size in bytes and number of entries of the central directory."""
-    span = min(file.size, _END.size + 0xFFFF)
-    tail = file.read(file.size - span, span)
-    at = tail.rfind(b"PK\5\6")
+    # An archive may end with a comment of up to 64 KiB; those of checkpoints have none.
+    for longest in (_END.size + 1024, _END.size + 0xFFFF):
+        span = min(file.size, longest)
+        tail = file.read(file.size - span, span)
+        if (at := tail.rfind(b"PK\5\6")) >= 0:
+            break
     if at < 0 or len(tail) - at < _END.size:
         raise _cut(file, "the end of the zip archive is missing")
     _, disk, _, _, count, size, start, _ = _END.unpack_from(tail, at)
