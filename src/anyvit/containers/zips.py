@@ -22,6 +22,8 @@ from anyvit.lazy import Note
 STORED, DEFLATED = 0, 8
 STEP = 4 << 20
 """Bytes read at a time where a member is checked or decompressed."""
+AHEAD = 384
+"""Bytes behind a member's own header that will be wanted too: its padding and the header of an array."""
 DIRECTORY_LIMIT = 256 << 20
 """Longest central directory in bytes that is parsed; a checkpoint of a million tensors needs half of it."""
 
@@ -66,6 +68,7 @@ def members(source: LocalFile | str | Path) -> dict[str, Member]:
     start, size, count = _directory(file)
     data = file.read(start, size)
     entries = list(_entries(file, data, count))
+    file.prefetch((header, _LOCAL.size + len(member.name.encode()) + AHEAD) for header, member in entries)
     found: dict[str, Member] = {}
     before, previous = 0, ""
     for header, member in sorted(entries, key=lambda entry: entry[0]):
