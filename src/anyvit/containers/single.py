@@ -71,7 +71,10 @@ def _check_regular(path: Path) -> None:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if ":/" in str(path):
-            raise FileError(f"{path} looks like an address that became a path", remedy="give it as text") from error
+            raise FileError(
+                f"{path} looks like an address that became a path",
+                remedy="give the address as text, or download it first",
+            ) from error
         raise (unreadable(path, error) if isinstance(error, OSError) else FileError(f"{path!r} is no path")) from error
     if not stat.S_ISREG(mode):
         raise FileError(f"{path} is no regular file", usual="a pipe, a socket or a device")
