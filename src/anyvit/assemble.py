@@ -56,12 +56,7 @@ def build_vit(
     given = {n: t for n, t in written.run.tensors.items() if n not in IGNORED}
     given = {**_computed(wanted, spec), **given}
     _account(given, wanted)
-    filled = {}
-    for name, lazy in given.items():
-        tensor = to_torch(lazy, widened(lazy.dtype, dtype))
-        if report.container == "memory" and lazy.origin:
-            tensor = tensor.clone()
-        filled[name] = tensor.to(device) if device is not None else tensor
+    filled = _filled(given, device, dtype, own=report.container == "memory")
     model.load_state_dict(filled, strict=True, assign=True)
     model.register_state_dict_pre_hook(owned)
     if spec.condition and not tensors["blocks.0.adaln.shift1.weight"].origin:
@@ -69,6 +64,26 @@ def build_vit(
     model._report = report
     model._check = None if source is None else integrity.begin(source, tensors, check)
     return model.eval()
+
+
+def _filled(
+    given: Mapping[str, Lazy], device: torch.device | str | None, dtype: torch.dtype | None, own: bool
+) -> dict[str, torch.Tensor]:
+    """The values: mapped from the file on the CPU, staged to a CUDA device; `own` copies what is in memory already."""
+    import torch
+
+    place = None if device is None else torch.device(device)
+    if place is not None and place.type == "cuda":
+        from anyvit.staging import to_cuda
+
+        staged = {n: t.to(widened(given[n].dtype, dtype) or t.dtype) for n, t in to_cuda(given, place)}
+        return {name: staged[name] for name in given}
+    filled = {}
+    for name, lazy in given.items():
+        tensor = to_torch(lazy, widened(lazy.dtype, dtype))
+        tensor = tensor.clone() if own and lazy.origin else tensor
+        filled[name] = tensor if place is None else tensor.to(place)
+    return filled
 
 
 def _measured(model: ViT) -> Finding:

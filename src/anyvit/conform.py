@@ -63,6 +63,12 @@ def _width(rows: Sequence[Row]) -> int:
     return votes.most_common(1)[0][0] if votes else 0
 
 
+def lacks_axes(name: str, tensor: Lazy) -> bool:
+    """Whether a tensor has fewer axes than its name in the vocabulary, so that its sizes say nothing."""
+    found = canon.lookup(name)
+    return found is not None and len(tensor.shape) < len(found[1].split())
+
+
 def depth_of(tensors: Mapping[str, Lazy]) -> list[int]:
     """The block numbers that are present."""
     return sorted({number for name in tensors if (number := canon.block_of(name)) is not None})
@@ -148,7 +154,7 @@ def _shapes(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Fin
         if kind:
             origin = tensor.origin[0] if tensor.origin else name
             stored = source[origin].shape if origin in source else tensor.shape
-            fused = stored[::-1] == (*tensor.shape[1:], 3 * tensor.shape[0])
+            fused = bool(tensor.shape) and stored[::-1] == (*tensor.shape[1:], 3 * tensor.shape[0])
             want = str((3 * sizes["d"], sizes["d"])) if fused and kind == "transposed" else want
             wrong.setdefault(kind, []).append((origin, str(stored), want))
     return [_shape_finding(kind, rows) for kind, rows in wrong.items()]

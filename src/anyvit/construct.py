@@ -56,6 +56,8 @@ def build(
         MissingExtra: the library is not installed.
     """
     require_torch("to build a module")
+    import torch
+
     library, _, name = what.partition(":")
     makers = {"timm": _timm, "hf": _hf}
     if library not in makers or not name:
@@ -65,8 +67,9 @@ def build(
     assert found.spec is not None
     state = adapt.adapt(found.tensors, found.spec, wanted)
     module = makers[library](name, state)
-    report = into.fill(module, found, wanted)
-    module = module.to(device=device, dtype=dtype)
+    place = None if device is None else torch.device(device)
+    report = into.fill(module, found, wanted, device=place)
+    module = module.to(device=place, dtype=dtype)
     object.__setattr__(module, "anyvit_report", report)
     return module.eval()
 

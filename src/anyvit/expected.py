@@ -194,7 +194,8 @@ def differences(tensors: Mapping[str, Lazy], spec: Spec, spell: Callable[[str], 
         spec: the architecture that was inferred from them.
         spell: canonical name → name in the file's own words, for messages.
     """
-    wanted, zeros = shapes(spec), zero_biases(tensors)
+    wanted = shapes(spec)
+    zeros = [name for name in zero_biases(tensors) if name in wanted]
     missing = [name for name in wanted if name not in tensors and name not in zeros]
     surplus = [name for name in tensors if name not in wanted and name not in UNUSED]
     wrong = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name]]

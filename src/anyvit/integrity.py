@@ -71,6 +71,8 @@ def begin(checkpoint: Checkpoint, tensors: Mapping[str, Lazy], check: str | None
         BadArgument: another word.
     """
     names = _sources(checkpoint, tensors)
+    # What lies elsewhere would be fetched twice.
+    check = "off" if check is None and "://" in checkpoint.path else check
     when = mode(check, sum(checkpoint.tensors[name].nbytes for name in names))
     running = Check(checkpoint, names)
     if when == "now":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from anyvit import adaln, adapt, canon, fit, integrity, meta, rewrite, rules
@@ -46,7 +47,13 @@ class Plan:
 
 
 def fill(
-    module: nn.Module, source: Reading, wanted: Wanted, *, init: str | None = None, check: str | None = None
+    module: nn.Module,
+    source: Reading,
+    wanted: Wanted,
+    *,
+    init: str | None = None,
+    check: str | None = None,
+    device: torch.device | None = None,
 ) -> Report:
     """Fill a module from a file that is understood.
 
@@ -56,6 +63,7 @@ def fill(
         wanted: changes on top of those that the module's shapes ask for.
         init: None leaves new heads as the module made them, "zeros" sets them to zero.
         check: when the file's bytes are checked; in any case before the module is changed.
+        device: where tensors that the module has on meta are made; None makes them on the CPU.
 
     Raises:
         FileError: a checksum of the file is wrong.
@@ -71,7 +79,7 @@ def fill(
     seen = integrity.begin(source.checkpoint, source.tensors, check).findings()
     meta.unfillable(module, [target.real[n] for n in plan.values])
     zeroed = meta.settle(module, [target.real[n] for n in plan.values])
-    _copy(module, {target.real[n]: t for n, t in plan.values.items()})
+    _copy(module, {target.real[n]: t for n, t in plan.values.items()}, device)
     findings = [*plan.findings, *seen, *_new_heads(plan, target, init, zeroed), *_read_back(module, plan, target)]
     if init == "zeros":
         _zero(module, [target.real[n] for n in plan.heads if _is_classifier(n, target)])
@@ -365,19 +373,32 @@ WHOLE = 256 * 2**20
 """Bytes up to which all values are read before the first is copied, so that a file that breaks off changes nothing."""
 
 
-def _copy(module: nn.Module, values: Tensors) -> None:
+def _copy(module: nn.Module, values: Tensors, device: torch.device | None = None) -> None:
+    """Values into a module's own tensors; those on meta become tensors on `device`."""
     import torch
 
     own = module.state_dict(keep_vars=True)
-    empty = {n for n in values if own[n].is_meta}
+    empty = {n: t for n, t in values.items() if own[n].is_meta}
     if empty:
-        meta.assign(module, {n: _owned(values[n]).to(own[n].dtype) for n in empty})
+        meta.assign(module, {n: t.to(own[n].dtype) for n, t in _read(empty, device, own=True)})
     rest = {n: t for n, t in values.items() if n not in empty}
     small = sum(t.nbytes for t in rest.values()) <= WHOLE
-    ready = {n: to_torch(t) for n, t in rest.items()} if small else {}
+    places = dict.fromkeys(own[n].device for n in rest)
+    reading = chain.from_iterable(_read({n: t for n, t in rest.items() if own[n].device == p}, p) for p in places)
     with torch.no_grad():
-        for name, lazy in rest.items():
-            own[name].copy_(ready[name] if small else to_torch(lazy))
+        for name, tensor in dict(reading).items() if small else reading:
+            own[name].copy_(tensor)
+
+
+def _read(values: Tensors, device: torch.device | None, own: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    """Values as tensors: staged to a CUDA device, mapped on the CPU; `own` shares none with a module in memory."""
+    if device is not None and device.type == "cuda":
+        from anyvit.staging import to_cuda
+
+        yield from to_cuda(values, device)
+        return
+    for name, lazy in values.items():
+        yield name, _owned(lazy) if own else to_torch(lazy)
 
 
 def _owned(lazy: Lazy) -> torch.Tensor:

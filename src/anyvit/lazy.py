@@ -134,8 +134,8 @@ def split(lazy: Lazy, sizes: Sequence[int]) -> list[Lazy]:
     for size in sizes:
         shape = (size, *lazy.shape[1:])
         if lazy.pieces is not None:
-            cut = list(_cut(lazy.pieces, start * row, size * row))
-            parts.append(from_pieces(shape, lazy.dtype, cut, lazy.origin))
+            ranges = list(cut(lazy.pieces, start * row, size * row))
+            parts.append(from_pieces(shape, lazy.dtype, ranges, lazy.origin))
         else:
             parts.append(Lazy(shape, lazy.dtype, _slicer(lazy, start, start + size), lazy.origin))
         start += size
@@ -191,7 +191,8 @@ def astype(lazy: Lazy, dtype: str) -> Lazy:
     return computed(lazy.shape, dtype, lambda a: a.astype(np_dtype(dtype)), [lazy])
 
 
-def _cut(pieces: Sequence[Piece], start: int, size: int) -> Iterator[Piece]:
+def cut(pieces: Sequence[Piece], start: int, size: int) -> Iterator[Piece]:
+    """The byte ranges that hold `size` bytes from `start` of what `pieces` are together."""
     position = 0
     for piece in pieces:
         low, high = max(start, position), min(start + size, position + piece.size)

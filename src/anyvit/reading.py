@@ -371,7 +371,8 @@ def _spec(
         return None
     scene = _scene(match, canonical, checkpoint, tensors)
     lineage = lineages.lineage_of(match.dialect.name, scene, match.dialect.lineage)
-    return infer(canonical, Clues(lineage, facts, run.sizes, match.dialect.name, run.ignored))
+    whole = {name: tensor for name, tensor in canonical.items() if not conform.lacks_axes(name, tensor)}
+    return infer(whole, Clues(lineage, facts, run.sizes, match.dialect.name, run.ignored))
 
 
 def spelling(match: Match, canonical: Mapping[str, Lazy]) -> dict[str, str]:

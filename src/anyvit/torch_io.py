@@ -48,7 +48,7 @@ def to_torch(lazy: Lazy, dtype: torch.dtype | None = None) -> torch.Tensor:
     tensor = _mapped(lazy)
     if tensor is None:
         array = lazy.read()
-        if not array.flags.writeable:
+        if not array.flags.writeable or array.ctypes.data % ITEMSIZE[lazy.dtype]:
             array = array.copy()
         raw = torch.from_numpy(array.reshape(-1).view("uint8")) if array.size else torch.empty(0, dtype=torch.uint8)
         tensor = raw.view(torch_dtype(lazy.dtype)).reshape(lazy.shape)
@@ -61,12 +61,14 @@ def _mapped(lazy: Lazy) -> torch.Tensor | None:
     if lazy.pieces is None or len(lazy.pieces) != 1:
         return None
     piece = lazy.pieces[0]
-    if piece.offset % ITEMSIZE[lazy.dtype]:
-        return None
     view = piece.source.view(piece.offset, piece.size)
     if view is None or view.readonly:
         return None
-    return torch.frombuffer(view, dtype=torch_dtype(lazy.dtype)).reshape(lazy.shape)
+    raw = torch.frombuffer(view, dtype=torch.uint8)
+    # Kernels may load whole elements, or vectors of them, from where they should begin.
+    if raw.data_ptr() % ITEMSIZE[lazy.dtype]:
+        return None
+    return raw.view(torch_dtype(lazy.dtype)).reshape(lazy.shape)
 
 
 def widened(stored: str, wanted: torch.dtype | None) -> torch.dtype | None:

@@ -27,7 +27,8 @@ def open_checkpoint(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Check
 
     Arguments:
         source: a file of any supported container, whatever its suffix; a folder (Hugging Face, timm, open_clip, torch
-            DCP, Orbax, DeepSpeed, or one that holds a single checkpoint); or a mapping name → tensor, maybe nested.
+            DCP, Orbax, DeepSpeed, or one that holds a single checkpoint); the address of a file or of a Hugging Face
+            folder (https://, s3://, hf://, …), read by ranges; or a mapping name → tensor, maybe nested.
 
     Returns:
         The checkpoint: flat names, configuration files beside the weights in `siblings`.
@@ -52,6 +53,8 @@ def open_checkpoint(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Check
         raise BadArgument("a checkpoint is a path or a mapping name → tensor", found=type(source).__name__)
     from anyvit.containers import folder, single
 
+    if isinstance(source, str) and "://" in source:
+        return folder.read_remote(source)
     path = Path(source)
     if path.is_dir():
         return folder.read(path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from anyvit.errors import FileError
 
@@ -16,11 +16,18 @@ class LocalFile:
     """A regular file, read by position (safe from many threads) or mapped.
 
     Arguments:
-        path: an existing regular file.
+        path: an existing regular file; an `Address` gives a `RemoteFile`.
 
     Raises:
         FileError: when it cannot be opened; the OSError is the cause.
     """
+
+    def __new__(cls, path: Any, *_: Any) -> LocalFile:
+        if cls is LocalFile and not isinstance(path, (str, os.PathLike)):
+            from anyvit.containers.remote import RemoteFile
+
+            return object.__new__(RemoteFile)
+        return object.__new__(cls)
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
@@ -58,6 +65,9 @@ class LocalFile:
             if not count:
                 raise self._cut(offset + len(room))
             offset, room = offset + count, room[count:]
+
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Says which (offset, size) will be read next; of use only where each would be waited for."""
 
     def _cut(self, wanted: int) -> FileError:
         return FileError(

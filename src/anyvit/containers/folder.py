@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anyvit.containers import shards, siblings, single
 from anyvit.containers.files import LocalFile, unreadable
@@ -60,6 +61,31 @@ def read(path: str | Path) -> Checkpoint:
     if opener is None:
         raise _nothing(folder)
     return replace(opener(), path=str(path))
+
+
+def read_remote(url: str) -> Checkpoint:
+    """Opens the file at an address, or the weights under a standard name in the folder there.
+
+    Raises:
+        MissingExtra: fsspec, or what it needs for this scheme, is not installed.
+        FileError: nothing there that is read, or a server that knows no ranges.
+    """
+    from anyvit.containers.remote import Address
+
+    address: Any = Address(url)
+    if address.suffix in (*WEIGHTS, ".json", ".tar") or (address.suffix and address.is_file()):
+        found = single.with_notes(beside(address, single.read(address)), single.shard_note(address))
+    else:
+        name = next((name for name in STANDARD if (address / name).is_file()), None)
+        if name is None:
+            raise FileError(
+                f"nothing at {url} has a standard name", expected=", ".join(STANDARD[:4]) + ", …",
+                remedy="give the address of the file itself",
+            )  # fmt: skip
+        found = _with_siblings(address, single.read(address / name))
+    cause = "read by ranges; the bytes are checked on loading only where that is asked for"
+    note = Note("note", (), cause, 'check="now"')
+    return replace(single.with_notes(found, (note,)), path=url)
 
 
 def beside(file: Path, checkpoint: Checkpoint) -> Checkpoint:

@@ -190,6 +190,7 @@ def _fill(
             for part in recorder.parts(name) if recorded else chunks(tensors[name]):
                 write_all(file, part)
                 size += len(part)
+            part = b""  # lets go of a tensor that was computed before the next one is
             if size != tensors[name].nbytes:
                 raise FileError(
                     "a tensor gave another number of bytes than its shape says",

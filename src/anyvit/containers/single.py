@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 from anyvit.containers import sniff
@@ -26,7 +27,7 @@ def read(path: str | Path, *, index: bool = True) -> Checkpoint:
     Raises:
         FileError: missing, no regular file, or of a format that is not read.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, (str, PathLike)) else path
     _check_regular(path)
     match sniff.kind(path):
         case "safetensors":
@@ -69,8 +70,11 @@ def _check_regular(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if "://" in str(path) or ":/" in str(path):
-            raise FileError(f"{path} is an address, not a local path", remedy="download it first") from error
+        if ":/" in str(path):
+            raise FileError(
+                f"{path} looks like an address that became a path",
+                remedy="give the address as text, or download it first",
+            ) from error
         raise (unreadable(path, error) if isinstance(error, OSError) else FileError(f"{path!r} is no path")) from error
     if not stat.S_ISREG(mode):
         raise FileError(f"{path} is no regular file", usual="a pipe, a socket or a device")

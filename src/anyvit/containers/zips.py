@@ -22,6 +22,8 @@ from anyvit.lazy import Note
 STORED, DEFLATED = 0, 8
 STEP = 4 << 20
 """Bytes read at a time where a member is checked or decompressed."""
+AHEAD = 384
+"""Bytes behind a member's own header that will be wanted too: its padding and the header of an array."""
 DIRECTORY_LIMIT = 256 << 20
 """Longest central directory in bytes that is parsed; a checkpoint of a million tensors needs half of it."""
 
@@ -66,6 +68,7 @@ def members(source: LocalFile | str | Path) -> dict[str, Member]:
     start, size, count = _directory(file)
     data = file.read(start, size)
     entries = list(_entries(file, data, count))
+    file.prefetch((header, _LOCAL.size + len(member.name.encode()) + AHEAD) for header, member in entries)
     found: dict[str, Member] = {}
     before, previous = 0, ""
     for header, member in sorted(entries, key=lambda entry: entry[0]):
@@ -249,9 +252,12 @@ def _cut(file: LocalFile, what: str) -> FileError:
 
 def _directory(file: LocalFile) -> tuple[int, int, int]:
     """Offset, size in bytes and number of entries of the central directory."""
-    span = min(file.size, _END.size + 0xFFFF)
-    tail = file.read(file.size - span, span)
-    at = tail.rfind(b"PK\5\6")
+    # An archive may end with a comment of up to 64 KiB; those of checkpoints have none.
+    for longest in (_END.size + 1024, _END.size + 0xFFFF):
+        span = min(file.size, longest)
+        tail = file.read(file.size - span, span)
+        if (at := tail.rfind(b"PK\5\6")) >= 0:
+            break
     if at < 0 or len(tail) - at < _END.size:
         raise _cut(file, "the end of the zip archive is missing")
     _, disk, _, _, count, size, start, _ = _END.unpack_from(tail, at)

@@ -73,18 +73,33 @@ class Attention(nn.Module):
             self.rel_pos_w = empty(2 * native[1] - 1, spec.heads_dim)
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
+        q, k, v = self.project(x)  # (B, h, N, e) each
+        bias = self.bias(q, place)
+        q, k = self.turned(q, place.turn), self.turned(k, place.turn)
+        return self.join(self.attend(q, k, v, bias))  # (B, N, D)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the heads, (B, h, N, e) each, not turned yet."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, N, h·e) each
         if self.qk_norm == "full":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, N, e) each
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         if self.qk_norm == "head":
             q, k = (n(t.unflatten(-1, (-1, self.normed))).flatten(-2) for n, t in ((self.q_norm, q), (self.k_norm, k)))
-        bias = self.bias(q, place)
-        if self.rope is not None and place.turn is not None:
-            q, k = rotate(q, place.turn, self.rope), rotate(k, place.turn, self.rope)
-        x = self.attend(q, k, v, bias)  # (B, h, N, e)
-        x = self.norm(x.transpose(1, 2).flatten(2))  # (B, N, h·e)
-        return self.out(x)  # (B, N, D)
+        return q, k, v
+
+    def turned(self, x: Tensor, turn: Turn | None) -> Tensor:
+        """Queries or keys (B, h, N, e) at their positions."""
+        return x if self.rope is None or turn is None else rotate(x, turn, self.rope)
+
+    def join(self, x: Tensor) -> Tensor:
+        """The heads' answers (B, h, N, e) to tokens (B, N, D)."""
+        return self.out(self.norm(x.transpose(1, 2).flatten(2)))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one softmax over q·k, to which no table of its own adds."""
+        return not self.decomposed and self.rel_mlp is None and not hasattr(self, "rel_pos")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """Values mixed by attention: queries, keys and values (B, h, N, e) each to (B, h, N, e)."""
@@ -117,6 +132,7 @@ class DifferentialAttention(Attention):
     """
 
     EPS = 1e-5
+    plain = False
     lambda_a: Tensor
     lambda_b: Tensor
     lambda_q1: Tensor

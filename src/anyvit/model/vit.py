@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anyvit.errors import BadArgument
+from anyvit.model import packed
 from anyvit.model.attention import Attention, DifferentialAttention, Place, from_windows, to_windows
 from anyvit.model.conditioning import CHUNKS, Modulation, camera_embedder, embed_condition, modulate, modulations
 from anyvit.model.embed import Embed
 from anyvit.model.features import Features, Preprocess, check_pixels
 from anyvit.model.initial import initialise
 from anyvit.model.layers import FFNS, choose, empty, linear, make_norm
+from anyvit.model.packed import Packed
 from anyvit.model.pool import AttentionPool, HeadNorm, Neck, Whiten, check_pool, pool_tokens, pooled_width, projection
 from anyvit.model.positions import Grid, RelativeBias, kinds, native_grid, relative_index
 from anyvit.model.rope import RotaryEmbedding
@@ -47,10 +49,12 @@ class Block(nn.Module):
         self.ls2 = empty(d) if spec.layer_scale and spec.mlp_layer_scale and not parallel else None
         self.adaln = linear(d, CHUNKS[self.kind] * d) if self.kind else None
 
-    def forward(self, x: Tensor, place: Place, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, place: Place | Packed, condition: Tensor | None = None) -> Tensor:
         first = second = None
         if self.adaln is not None and condition is not None and self.kind is not None:
             first, second = modulations(self.adaln, condition, self.kind)
+            if isinstance(place, Packed):
+                first, second = place.spread(first), place.spread(second)
         y = self.attend(self.before(x, self.norm1, first), place)  # (B, N, D)
         after = x + self.after(y, self.norm1, self.ls1, first)
         x, norm, scale = (after, self.norm2, self.ls2) if self.norm2 is not None else (x, self.norm1, self.ls1)
@@ -65,7 +69,9 @@ class Block(nn.Module):
         y = y if scale is None else y * scale
         return y if by is None or by.gate is None else y * by.gate
 
-    def attend(self, x: Tensor, place: Place) -> Tensor:
+    def attend(self, x: Tensor, place: Place | Packed) -> Tensor:
+        if isinstance(place, Packed):
+            return packed.attend(self, x, place)
         if self.window is None:
             return self.attn(x, place)
         windows = to_windows(x, place.grid, self.window)  # (B · windows, size², D)
@@ -189,6 +195,27 @@ class ViT(nn.Module):
             after[i + 1] = x
         return [self.normed(after[i]) if norm else after[i] for i in blocks]
 
+    def packed(self, pictures: Sequence[Tensor], condition: Tensor | None = None) -> list[Features]:
+        """All features of pictures of many sizes, in one pass without padding: cost follows the tokens.
+
+        Arguments:
+            pictures: (C, H, W) or (1, C, H, W) each, as the pixels of `forward`.
+            condition: as for `forward`, in the order of the pictures.
+
+        Returns:
+            For each picture what `forward` gives for it alone, in the order given.
+
+        Raises:
+            BadArgument: a batch among the pictures, and as `forward`.
+
+        Example:
+            >>> from anyvit.spec import Spec
+            >>> vit = ViT(Spec(embed_dim=32, depth=2, num_heads=2, mlp_dim=48, image_size=32)).eval()
+            >>> [out.grid for out in vit.packed([torch.zeros(3, 32, 64), torch.zeros(3, 48, 16)])]
+            [(2, 4), (3, 1)]
+        """
+        return packed.run(self, pictures, condition)
+
     def start(self, pixels: Tensor, condition: Tensor | None) -> tuple[Tensor, list[Place], Tensor | None]:
         """What the blocks take: tokens (B, N, D), one place per block, the embedded condition (B, D)."""
         self.settled()
@@ -208,7 +235,7 @@ class ViT(nn.Module):
             self._check.wait()
         return True
 
-    def step(self, block: nn.Module, x: Tensor, place: Place, condition: Tensor | None) -> Tensor:
+    def step(self, block: nn.Module, x: Tensor, place: Place | Packed, condition: Tensor | None) -> Tensor:
         """One block; with `checkpointing` its inside is computed again in the backward pass instead of kept."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, place, condition, use_reentrant=False)  # type: ignore[return-value]
