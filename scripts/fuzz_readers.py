@@ -171,7 +171,12 @@ def guided(kind: str, seconds: float, work: Path) -> None:
     words = work / f"{kind}.dict"
     words.write_text("".join('"' + "".join(f"\\x{b:02x}" for b in word) + '"\n' for word in (*TOKENS, *NUMBERS)))
     options = [f"-max_total_time={int(seconds)}", f"-max_len={run.fuzzing.LENGTH_LIMIT}", f"-timeout={SLOW}"]
-    options += ["-rss_limit_mb=2000", f"-artifact_prefix={work}/crashes/{kind}-", f"-dict={words}", "-print_final_stats=1"]
+    options += [
+        "-rss_limit_mb=2000",
+        f"-artifact_prefix={work}/crashes/{kind}-",
+        f"-dict={words}",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([sys.argv[0], *options, str(seeded(kind, work))], run)
     atexit.register(lambda: (work / f"{kind}.json").write_text(json.dumps(run.said())))
     atheris.Fuzz()

@@ -125,7 +125,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
         findings += grouped
     findings += _problems(match, run, canonical, tensors)
-    findings += _doubts(spec, canonical, ask, facts, run)
+    findings += _doubts(spec, match, canonical, ask, facts, run)
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     fates = _fates(tensors, match, run)
@@ -415,7 +415,7 @@ def _outside(names: Sequence[str]) -> Finding:
 
 
 def _doubts(
-    spec: Spec | None, canonical: Mapping[str, Lazy], ask: Ask, facts: Mapping[str, Fact], run: Run
+    spec: Spec | None, match: Match, canonical: Mapping[str, Lazy], ask: Ask, facts: Mapping[str, Fact], run: Run
 ) -> list[Finding]:
     """What is only assumed, where it changes the function."""
     if spec is None:
@@ -458,6 +458,12 @@ def _doubts(
     if spec.condition:
         cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"
         findings.append(Finding("condition", (), cause))
+    if spec.pos_embed == "none" and "pos_embed" not in facts:
+        cause = (
+            "there are no positions, neither a table nor a rule that gives them: every order of patches looks the same"
+        )
+        remedy = "get the whole file; dialect=… says that it is meant so"
+        findings.append(Finding("missing", (_spell(match, "embed.pos"),), cause, remedy, ask.dialect is None))
     if spec.final_norm is None and _always_normed(spec):
         cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
         remedy = "open the folder with all shards; dialect=… says that it is meant so"

@@ -34,6 +34,8 @@ DTYPES: dict[str, str] = {
 """Their element type → ours. Source: enum Dtype, huggingface/safetensors, safetensors/src/tensor.rs."""
 SUB_BYTE: dict[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 """Bits per element of the types of which several share a byte."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors")
+"""Patterns of the files that a folder of weights consists of."""
 _NAMES = {ours: theirs for theirs, ours in DTYPES.items()}
 _LIMIT_TEXT = "the header and the tensors back to back, nothing else"
 
@@ -383,8 +385,7 @@ def _groups(tensors: Mapping[str, Lazy], shard_size: int) -> list[list[str]]:
 
 
 def _remove_stale(folder: Path, kept: set[str]) -> None:
-    names = ("model.safetensors", "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors")
-    for path in (path for name in names for path in folder.glob(name)):
+    for path in (path for name in WEIGHTS for path in folder.glob(name)):
         if path.name not in kept:
             try:
                 path.unlink()
