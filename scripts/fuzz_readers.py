@@ -103,6 +103,8 @@ class Runner:
         self.slowest = max(self.slowest, took)
         if took > SLOW:
             self.note("slow", data, f"{took} s")
+        if sum(self.ends.values()) % 100 == 0:  # libFuzzer ends the process by itself
+            (self.crashes.parent / f"{self.kind}.json").write_text(json.dumps(self.said()))
         if sum(self.ends.values()) > 100 and grown() - before > GROWTH + 2 * len(data):
             self.note("growth", data, f"{grown() - before} bytes")
 
@@ -155,7 +157,6 @@ def blind(kind: str, seconds: float, work: Path, draw: random.Random) -> Runner:
 
 def guided(kind: str, seconds: float, work: Path) -> None:
     """The same under atheris, which ends the process itself."""
-    import atexit
     import importlib
     import pkgutil
 
@@ -178,7 +179,6 @@ def guided(kind: str, seconds: float, work: Path) -> None:
         "-print_final_stats=1",
     ]
     atheris.Setup([sys.argv[0], *options, str(seeded(kind, work))], run)
-    atexit.register(lambda: (work / f"{kind}.json").write_text(json.dumps(run.said())))
     atheris.Fuzz()
 
 

@@ -38,7 +38,12 @@ _Z = zipfile.ZipInfo  # a fixed date, so that the same seeds give the same bytes
 def tensors() -> dict[str, np.ndarray]:
     """A very small ViT in timm's names."""
     draw = np.random.default_rng(0)
-    shapes = {"cls_token": (1, 1, 8), "pos_embed": (1, 5, 8), "patch_embed.proj.weight": (8, 3, 2, 2), "norm.weight": (8,)}
+    shapes = {
+        "cls_token": (1, 1, 8),
+        "pos_embed": (1, 5, 8),
+        "patch_embed.proj.weight": (8, 3, 2, 2),
+        "norm.weight": (8,),
+    }
     shapes |= {"blocks.0.norm1.weight": (8,), "blocks.0.attn.qkv.weight": (24, 8), "blocks.0.attn.proj.weight": (8, 8)}
     shapes |= {"blocks.0.norm2.weight": (8,), "blocks.0.mlp.fc1.weight": (16, 8), "blocks.0.mlp.fc2.weight": (8, 16)}
     return {name: draw.standard_normal(shape).astype("float16") for name, shape in shapes.items()}
@@ -248,8 +253,16 @@ def _nested() -> dict[str, Any]:
     import torch
 
     weights = {name: torch.from_numpy(value) for name, value in tensors().items()}
-    weights |= {"a": torch.zeros(2, 3).T, "b": torch.zeros(2, dtype=torch.bfloat16), "c": torch.nn.Parameter(torch.ones(2))}
-    rest = {"args": argparse.Namespace(arch="vit", lr=0.1), "path": pathlib.PurePosixPath("/a/b"), "rng": np.zeros(3, "u4")}
+    weights |= {
+        "a": torch.zeros(2, 3).T,
+        "b": torch.zeros(2, dtype=torch.bfloat16),
+        "c": torch.nn.Parameter(torch.ones(2)),
+    }
+    rest = {
+        "args": argparse.Namespace(arch="vit", lr=0.1),
+        "path": pathlib.PurePosixPath("/a/b"),
+        "rng": np.zeros(3, "u4"),
+    }
     return {"model": OrderedDict(weights), **rest, "n": np.float64(0.5), "d": defaultdict(list, {"x": [1, None, True]})}
 
 
@@ -300,7 +313,13 @@ def _npz() -> Iterator[bytes]:
 
 
 def _npz_array() -> Iterator[bytes]:
-    for value in (np.zeros(8, "f4"), np.zeros((2, 3), ">i2").T, np.array(["ab"]), np.zeros(2, "V2"), np.array([1], object)):
+    for value in (
+        np.zeros(8, "f4"),
+        np.zeros((2, 3), ">i2").T,
+        np.array(["ab"]),
+        np.zeros(2, "V2"),
+        np.array([1], object),
+    ):
         out = io.BytesIO()
         np.save(out, value)
         yield out.getvalue()
@@ -309,7 +328,11 @@ def _npz_array() -> Iterator[bytes]:
 def _msgpack() -> Iterator[bytes]:
     arrays = tensors()
     yield packed({"params": {"a": arrays["norm.weight"], "b": {"c": arrays["cls_token"]}}})
-    chunk = {"__msgpack_chunked_array__": True, "shape": {"0": 8}, "chunks": {"0": np.zeros(4, "f4"), "1": np.zeros(4, "f4")}}
+    chunk = {
+        "__msgpack_chunked_array__": True,
+        "shape": {"0": 8},
+        "chunks": {"0": np.zeros(4, "f4"), "1": np.zeros(4, "f4")},
+    }
     yield packed({"x": chunk, "n": None, "i": 3, "l": [1, 2], "s": "t" * 40})
 
 
@@ -347,7 +370,10 @@ def _onnx() -> Iterator[bytes]:
         helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(bias, "c")),
         helper.make_node("Identity", ["blocks.0.mlp.fc1.bias"], ["blocks.1.bias"]),
     ]  # fmt: skip
-    weights = [numpy_helper.from_array(matrix, "onnx::MatMul_1"), numpy_helper.from_array(bias, "blocks.0.mlp.fc1.bias")]
+    weights = [
+        numpy_helper.from_array(matrix, "onnx::MatMul_1"),
+        numpy_helper.from_array(bias, "blocks.0.mlp.fc1.bias"),
+    ]
     weights += [numpy_helper.from_array(matrix, "val_1"), helper.make_tensor("f", 1, [2], [1.0, 2.0]), halves]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])]
     graph = helper.make_graph(nodes, "main", inputs, inputs, [*weights, kept_apart])
@@ -388,7 +414,7 @@ _SEEDS: dict[str, tuple[Callable[[], Iterator[bytes]], ...]] = {
     "onnx": (_onnx,),
     "dcp": (_dcp,),
     "json": (_json(
-        {"metadata": {"total_size": 1}, "weight_map": {name: "a.safetensors" for name in tensors()}},
+        {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors(), "a.safetensors")},
         {"model_type": "vit", "hidden_size": 8, "num_attention_heads": 2, "patch_size": 2, "image_size": 4},
         {"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"depth": 1, "num_heads": 2},
          "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "input_size": [3, 4, 4]}},
