@@ -458,7 +458,7 @@ def _doubts(
     if spec.condition:
         cause = "this model expects a condition (AdaLN): vit(pixels, condition=…)"
         findings.append(Finding("condition", (), cause))
-    if spec.pos_embed == "none" and "pos_embed" not in facts:
+    if spec.pos_embed == "none" and "pos_embed" not in facts and not any(map(_is_table, run.faults)):
         cause = (
             "there are no positions, neither a table nor a rule that gives them: every order of patches looks the same"
         )

@@ -22,6 +22,8 @@ from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
 
 HEADER_LIMIT = 100_000_000
 """Longest header in bytes. Source: MAX_HEADER_SIZE, huggingface/safetensors, safetensors/src/tensor.rs."""
+LONG_HEADER = 16 << 20
+"""Bytes of header from which the tensors must have as many; 100,000 tensors have a header of that length."""
 RANK_LIMIT = 64
 """Most axes of an array. Source: NPY_MAXDIMS, numpy/_core/include/numpy/ndarraytypes.h."""
 
@@ -221,6 +223,13 @@ def _header(file: LocalFile) -> tuple[dict[str, Any], int]:
         )
     if 8 + length > file.size:
         raise _cut(file, f"at least {8 + length} bytes")
+    if length > LONG_HEADER and 8 + 2 * length > file.size:
+        raise UnsafeError(
+            f"the header of {file.name} is longer than all of its tensors",
+            found=f"a header of {length} bytes",
+            expected=f"at most {LONG_HEADER} bytes, or as many as the tensors have",
+            usual="a forged file: parsed, a header takes up to 24 times its size",
+        )
     try:
         header = json.loads(file.read(8, length).decode(), object_pairs_hook=_no_duplicates)
         if isinstance(header, dict):
@@ -237,10 +246,11 @@ def _header(file: LocalFile) -> tuple[dict[str, Any], int]:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands there twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name[:200]!r} stands there twice")
+        found[name] = value
     return found
 
 

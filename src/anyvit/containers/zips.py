@@ -16,14 +16,15 @@ from typing import IO, NamedTuple
 
 from anyvit.containers.checksums import crc32
 from anyvit.containers.files import LocalFile
+from anyvit.containers.limits import check_total
 from anyvit.errors import FileError, UnsafeError
 from anyvit.lazy import Note
 
 STORED, DEFLATED = 0, 8
 STEP = 4 << 20
 """Bytes read at a time where a member is checked or decompressed."""
-DIRECTORY_LIMIT = 256 << 20
-"""Longest central directory in bytes that is parsed; a checkpoint of a million tensors needs half of it."""
+DIRECTORY_LIMIT = 64 << 20
+"""Longest central directory in bytes that is parsed; a checkpoint of half a million tensors needs that much."""
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -60,12 +61,15 @@ def members(source: LocalFile | str | Path) -> dict[str, Member]:
 
     Raises:
         FileError: no zip, a cut one, or an encrypted member.
-        UnsafeError: members that overlap, lie outside the file, share a name, or differ from their own headers.
+        UnsafeError: members that overlap, lie outside the file, share a name, differ from their own headers, or unpack
+            to implausibly much.
     """
     file = source if isinstance(source, LocalFile) else LocalFile(source)
     start, size, count = _directory(file)
     data = file.read(start, size)
     entries = list(_entries(file, data, count))
+    claimed = sum(member.size for _, member in entries if member.compression)
+    check_total(file.name, claimed, file.size, "members that unpack to many times their size")
     found: dict[str, Member] = {}
     before, previous = 0, ""
     for header, member in sorted(entries, key=lambda entry: entry[0]):
