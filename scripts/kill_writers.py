@@ -1,7 +1,8 @@
 """Kills converting processes at random moments and looks at what is left.
 
 Each child converts one of two models into the same target, over and over; it is killed (SIGKILL) after a random time.
-Afterwards the target is the whole file of one of the two, or (before the first was ready) is not there.
+Afterwards the target is the whole file or folder of one of the two, or (before the first was ready) is not there, and
+nothing lies beside it but hidden temporary files.
 
     python scripts/kill_writers.py FOLDER --kills 1000
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -20,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 import anyvit
-from anyvit.containers import open_checkpoint
 
 DIM, DEPTH = 192, 4
 TARGETS = ("x.safetensors", "x.pth", "x.npz", "folder")
@@ -50,9 +51,17 @@ def convert(weights: dict[str, np.ndarray], target: Path) -> None:
 def content(target: Path) -> bytes | None:
     """What lies under the target's name; None for nothing."""
     if target.is_dir():
-        shown = [path for path in sorted(target.iterdir()) if path.name[0] != "."]
-        return b"".join(path.name.encode() + path.read_bytes() for path in shown)
+        return b"".join(path.name.encode() + path.read_bytes() for path in sorted(target.iterdir()))
     return target.read_bytes() if target.exists() else None
+
+
+def tidy(folder: Path, target: Path) -> bool:
+    """Whether a kill left something; only hidden names of the target may be left, and they are removed."""
+    left = [path for path in folder.iterdir() if path.name not in TARGETS and not path.name.startswith("sound")]
+    for path in left:
+        assert path.name.startswith(f".{target.name}.") and path.name.endswith(".tmp"), path
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return bool(left)
 
 
 def main() -> int:
@@ -72,6 +81,8 @@ def main() -> int:
             took = time.perf_counter() - start
             sound[name].append(content(other))
     left: Counter[str] = Counter()
+    seen: dict[str, bytes] = {}
+    changed = unfinished = 0
     for kill in range(args.kills):
         target = args.folder / TARGETS[kill % len(TARGETS)]
         child = os.fork()
@@ -87,23 +98,15 @@ def main() -> int:
             left["nothing yet"] += 1
         elif found in sound[target.name]:
             left["one of the two, whole"] += 1
-        elif target.is_dir() and refused(target):
-            left["a folder between two conversions, refused when opened"] += 1
         else:
             print(f"kill {kill}: {target} is neither of the two")
             return 1
+        if found is not None and found != seen.get(target.name):
+            changed, seen[target.name] = changed + 1, found
+        unfinished += tidy(args.folder, target)
+    print(f"the target changed hands {changed} times; {unfinished} kills left a hidden temporary file or folder")
     print(f"{args.kills} kills: " + ", ".join(f"{count} × {what}" for what, count in left.most_common()))
     return 0
-
-
-def refused(folder: Path) -> bool:
-    """Whether a folder whose files are of two conversions is not taken for a model."""
-    try:
-        opened = open_checkpoint(folder)
-    except anyvit.AnyvitError:
-        return True
-    config = "config.json" in opened.siblings
-    return config and len({str(note.kind) for note in opened.notes} & {"stray", "missing", "misplaced"}) > 0
 
 
 if __name__ == "__main__":

@@ -225,3 +225,11 @@ def test_layers_stay_byte_ranges_where_only_their_inside_moves() -> None:
     assert not reads
     assert parts[2] is not None
     assert np.array_equal(parts[2].read(), array[2].T)
+
+
+@pytest.mark.parametrize(
+    "text", ["1 (k+n) d -> k n d", "k, n -> k n", "(k+n) -> k, n, m", "a -> a, a", "a " * 600 + "-> a"]
+)
+def test_parts_without_a_whole_are_refused(text: str) -> None:
+    with pytest.raises(BadArgument):
+        parse(text)

@@ -113,6 +113,12 @@ def test_patterns_that_cannot_be_read_are_refused(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["{p}." * 13 + "x", "<a|b|c>" * 8, "a" * 1025, "a\0.{i}", "a\x01"])
+def test_patterns_that_would_take_all_memory_or_break_the_index_are_refused(text: str) -> None:
+    with pytest.raises(BadArgument, match=r"implausibly many|too long|control characters"):
+        parse(text)
+
+
 class CountingTable(dict[str, object]):
     looks = 0
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from anyvit.errors import BadArgument
 from anyvit.lazy import Lazy, from_array
-from anyvit.rules import Dialect, R, parent, read, respell, without, write
+from anyvit.rules import Dialect, R, Rule, parent, read, respell, without, write
 
 B = "blocks.{i}."
 QKV = "(parts o) ... -> parts o ..."
@@ -173,6 +173,15 @@ def test_every_source_is_in_one_class(names: list[str], data: st.DataObject, pre
     assert sorted([*run.used, *run.ignored, *run.partial, *run.leftover, *faulty]) == sorted(tensors)
     for name, tensor in run.tensors.items():
         assert tensor.read().shape == tensor.shape, name
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [R("a.{p}", "b"), R("a.{i}", "b"), R("a", "b.[q|k]"), R("e", "a.[q|k]", "(k+n+m) -> k, n, m"), R("a", "b.[i].[q|k]", "a b -> a b")],
+)  # fmt: skip
+def test_sides_that_do_not_belong_together_are_refused(rule: Rule) -> None:
+    with pytest.raises(BadArgument):
+        read({"a": ones(2)}, Dialect("mine", (rule,)))
 
 
 class CountingIndex:

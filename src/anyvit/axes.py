@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import isqrt, prod
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from anyvit.lazy import Lazy, astype, computed, concat, reshape, split
 if TYPE_CHECKING:
     import numpy as np
 
+LENGTH_LIMIT = 1024
+"""Longest pattern in characters."""
 Group = tuple[str, ...]
 """The elementary axes of one axis; empty for a literal 1."""
 
@@ -73,7 +75,7 @@ class Axes:
         return Axes(self.text, self.right, self.left)
 
 
-@cache
+@lru_cache(maxsize=1 << 12)
 def parse(text: str) -> Axes:
     """An axes pattern from its text.
 
@@ -84,6 +86,10 @@ def parse(text: str) -> Axes:
     Raises:
         BadArgument: where the two sides do not name the same axes, or a tensor names one twice.
     """
+    if len(text) > LENGTH_LIMIT:
+        raise BadArgument(
+            f"the axes pattern {text[:80]!r}… is too long", found=len(text), expected=f"at most {LENGTH_LIMIT}"
+        )
     if text.count("->") != 1:
         raise BadArgument(f"an axes pattern has one '->': {text!r}")
     left, right = (tuple(_side(part, text) for part in half.split(",")) for half in text.split("->"))
@@ -94,6 +100,12 @@ def parse(text: str) -> Axes:
     names = [{axis for side in half for group in side.groups for axis in group} for half in (left, right)]
     if names[0] != names[1]:
         raise BadArgument(f"the sides of {text!r} name different axes", found=sorted(names[0] ^ names[1]))
+    for half, other in ((left, right), (right, left)):
+        joined = half[0].joined if len(half) == 1 else None
+        if len(other) != (1 if joined is None else len(half[0].groups[joined])) and len(half) == 1:
+            raise BadArgument(f"a (k+n) of {text!r} needs as many patterns on the other side, set apart by commas")
+        if len(half) > 1 and (len(other) > 1 or any(side.joined is not None for side in half)):
+            raise BadArgument(f"several patterns on a side of {text!r} need one (k+n) on the other")
     return Axes(text, left, right)
 
 

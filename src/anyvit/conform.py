@@ -109,11 +109,12 @@ def _uneven(tensors: Mapping[str, Lazy], present: Sequence[int], spell: Spell, o
     for blocks, names in lacking.items():
         extra = blocks[-1] == -1
         numbers = [n for n in blocks if n >= 0]
-        listed = fold(spell(f"blocks.{n}.{name}") for name in names for n in numbers)
-        one = len(names) == 1
+        spelt = list(dict.fromkeys(spell(f"blocks.{n}.{name}") for name in names for n in numbers))
+        listed, count = fold(spelt), max(1, len(spelt) // len(numbers))
+        one = count == 1
         verb = ("stands in" if one else "stand in") if extra else ("is missing from" if one else "are missing from")
         other = f"the other blocks {'lack' if extra else 'have'} {'it' if one else 'them'}"
-        what = f"{len(names)} tensor{'s' * (not one)} {verb} block{'s' * (len(numbers) > 1)} {ranges(numbers)}"
+        what = f"{count} tensor{'s' * (not one)} {verb} block{'s' * (len(numbers) > 1)} {ranges(numbers)}"
         cause = f"{what}; {other}"
         findings.append(Finding("missing", listed, cause, "the file was cut or edited; get it whole", True))
     return findings + _required(by_name, spell, one_norm)

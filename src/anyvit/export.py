@@ -373,6 +373,10 @@ WHOLE = 1 << 62
 """A shard size that nothing exceeds: one file."""
 
 
+CONFIGS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+"""Files that describe the weights beside them; those of an earlier model would describe the new one wrongly."""
+
+
 def _write_folder(
     tensors: Mapping[str, Lazy],
     files: Mapping[str, object],
@@ -382,11 +386,10 @@ def _write_folder(
     durable: bool,
     seal: Seal | None = None,
 ) -> None:
-    from anyvit.containers import files as local
-    from anyvit.containers import safetensors
+    from anyvit.containers import safetensors, swap
 
     texts = {name: json.dumps(content, indent=2, sort_keys=True).encode() + b"\n" for name, content in files.items()}
-    with local.atomic_folder(out) as folder:
+    with swap.atomic_folder(out, CONFIGS + safetensors.WEIGHTS, durable=durable) as folder:
         safetensors.write_sharded(
             tensors, folder, shard_size=WHOLE if shard_size is None else shard_size, metadata=metadata,
             durable=durable, recorded=True, seal=seal, beside=texts,

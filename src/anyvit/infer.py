@@ -360,12 +360,12 @@ def _activation(facts: Mapping[str, Fact], clues: Clues) -> dict[str, Fact]:
 
 def _heads(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fact]) -> dict[str, Fact]:
     width = facts["embed_dim"].value
-    if "num_heads" in facts:
+    if "num_heads" in facts and facts["num_heads"].value >= 1:  # a config may say 0
         return {}
     if len(heads := clues.sizes.get("heads", ())) == 1:
         return {"num_heads": _measured(next(iter(heads)), "the head axis of the attention kernels")}
     for name in ("embed.rel_pos", "blocks.0.attn.rel_pos"):
-        if name in tensors:
+        if name in tensors and tensors[name].shape[-1]:
             return {"num_heads": _measured(tensors[name].shape[-1], _shape(tensors, name))}
     channels = None
     if facts["qk_norm"].value == "head":
@@ -380,7 +380,7 @@ def _heads(tensors: Mapping[str, Lazy], clues: Clues, facts: Mapping[str, Fact])
         channels = sam.shape[-1], "channels of rel_pos_h"
     if "rope.periods" in tensors:
         channels = tensors["rope.periods"].shape[0] * 4, "rope.periods has a quarter of a head's channels"
-    if channels:
+    if channels and 0 < channels[0] <= width:
         return {"num_heads": _measured(width // channels[0], f"{channels[1]}: {channels[0]} channels a head")}
     return {"num_heads": _assumed_heads(width, clues.lineage)}
 

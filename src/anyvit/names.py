@@ -19,8 +19,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from itertools import product
+from math import prod
 from typing import Generic, TypeVar
 
 from anyvit.errors import BadArgument
@@ -29,6 +30,10 @@ T = TypeVar("T")
 _TOKEN = re.compile(r"\{(\w+)\}|<([^<>]*)>|\[([^\[\]]*)\]")
 _DIGITS = re.compile(r"([0-9]+)")
 BLANK = "\0"
+LENGTH_LIMIT = 1024
+"""Longest pattern in characters."""
+VARIANTS_LIMIT = 4096
+"""Most names that the options of one pattern may stand for; those of the dialects here stand for 24 at most."""
 _OPEN = "\x01"
 _NUMBER = re.compile(r"[0-9]+|\x01")
 _TOUCHING = re.compile(r"\x01[0-9\x01]|[0-9]\x01")
@@ -157,13 +162,19 @@ class Pattern:
         return "".join(out)
 
 
-@cache
+@lru_cache(maxsize=1 << 14)
 def parse(text: str) -> Pattern:
     """A pattern from its text.
 
     Raises:
-        BadArgument: where a bracket does not close or two numbers touch.
+        BadArgument: where a bracket does not close, two numbers touch, or it stands for implausibly many names.
     """
+    if len(text) > LENGTH_LIMIT:
+        raise BadArgument(
+            f"the name pattern {text[:80]!r}… is too long", found=len(text), expected=f"at most {LENGTH_LIMIT}"
+        )
+    if BLANK in text or _OPEN in text:
+        raise BadArgument(f"the name pattern {text!r} holds control characters")
     beside = text.startswith("../")
     body = (text[3:] if beside else text).replace("{p}", "<weight|bias>")
     parts: list[str | Slot] = []
@@ -190,6 +201,15 @@ def _check(pattern: Pattern) -> Pattern:
     for part in pattern.parts:
         if isinstance(part, str) and re.search(r"[{}<>\[\]|]", part):
             raise BadArgument(f"a bracket of the name pattern {pattern.text!r} does not close", found=part)
+    count = prod(len(part.options) for part in pattern.parts if isinstance(part, Slot) and part.options)
+    if count > VARIANTS_LIMIT:
+        raise BadArgument(
+            f"the name pattern {pattern.text!r} stands for implausibly many names",
+            found=f"{count} choices among its options",
+            expected=f"at most {VARIANTS_LIMIT}",
+            usual="<…|…> and {p} that were repeated",
+            remedy="write several rules",
+        )
     for _ in pattern.variants():
         pass
     return pattern

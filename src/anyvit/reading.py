@@ -489,10 +489,10 @@ def _doubts(
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
         findings.append(Finding("shape", (), cause, "heads=…", True))
-    untold = any(map(_is_table, run.faults))
-    if spec.pos_embed == "none" and not untold and spec.facts["pos_embed"].how != "given" and not spec.dialect.startswith(TABLELESS):
+    if spec.pos_embed == "none" and not any(map(_is_table, run.faults)) and not _without_positions(spec):
         cause = "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
-        findings.append(Finding("missing", (_spell(match, "embed.pos"),), cause, "dialect=… of a model that is known", True))
+        remedy = "get the whole file; dialect=… says that it is meant so"
+        findings.append(Finding("missing", (_spell(match, "embed.pos"),), cause, remedy, ask.dialect is None))
     table = canonical.get("embed.pos")
     if table is not None and spec.grid is None:
         cause = f"the grid of the position table cannot be told: {table.shape[0]} rows are no square"
@@ -517,6 +517,11 @@ def _doubts(
         remedy = "open the folder with all shards; dialect=… says that it is meant so"
         findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, ask.dialect is None))
     return findings
+
+
+def _without_positions(spec: Spec) -> bool:
+    """Whether it is told that there are no positions, or shows by their absence."""
+    return spec.facts["pos_embed"].how == "given" or spec.dialect.startswith(TABLELESS)
 
 
 def _always_normed(spec: Spec) -> bool:

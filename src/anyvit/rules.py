@@ -35,8 +35,31 @@ class Rule:
 
     @cached_property
     def sides(self) -> tuple[Pattern, Pattern | None]:
-        """Both patterns, parsed."""
-        return names.parse(self.theirs), names.parse(self.ours) if self.ours else None
+        """Both patterns, parsed.
+
+        Raises:
+            BadArgument: a pattern that is none, or two that do not belong together.
+        """
+        theirs, ours = names.parse(self.theirs), names.parse(self.ours) if self.ours else None
+        if ours is not None and (fault := self._mismatch(theirs, ours)):
+            raise BadArgument(fault, names=[self.theirs, self.ours or ""])
+        return theirs, ours
+
+    def _mismatch(self, theirs: Pattern, ours: Pattern) -> str:
+        """Why two patterns do not belong together; "" where they do."""
+        if set(theirs.variables) != set(ours.variables):
+            return f"binds {set(theirs.variables) or 'no number'} on one side, {set(ours.variables) or 'none'} on the other"
+        if [len(slot.options) for slot in theirs.ones] != [len(slot.options) for slot in ours.ones]:
+            return "the choices of both sides differ in number"
+        layout = self.layout
+        for pattern, sides in ((theirs, layout and layout.left), (ours, layout and layout.right)):
+            if pattern.lists and sides is None:
+                return "has a list and no axes pattern"
+            if len(pattern.lists) > 1 and any(not slot.options for slot in pattern.lists):
+                return "counts a list beside another list"
+            if sides is not None and len(sides) > 1 and [len(slot.options) for slot in pattern.lists] != [len(sides)]:
+                return f"has {len(sides)} patterns of axes, which are a list's"
+        return ""
 
     @cached_property
     def layout(self) -> Axes | None:

@@ -280,3 +280,8 @@ def test_lines_only_for_modules_that_can_hold_the_model() -> None:
     assert set(configs.constructors(spec)) == {"anyvit", "timm", "hf-vit", "dinov2"}
     assert set(configs.constructors(replace(spec, rope=Rope(base=77.0, layout="half"), pos_prefix=0))) == {"anyvit"}
     assert set(configs.constructors(replace(spec, condition="instantmesh"))) == {"anyvit"}
+
+
+def test_heads_wider_than_the_model_are_no_heads() -> None:
+    given = open_clip.read({"model_cfg": {"embed_dim": 8, "vision_cfg": {"width": 8, "head_width": 64}}})
+    assert "num_heads" not in given.facts and any("head_width" in note for note in given.notes)

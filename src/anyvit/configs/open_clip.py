@@ -37,7 +37,10 @@ DIALECTS = ("open_clip", "openai-clip")
 
 
 def _read_heads(value: Any, config: Mapping[str, Any]) -> int:
-    return to_int(config["width"]) // to_int(value)
+    heads = to_int(config["width"]) // to_int(value)
+    if heads < 1:
+        raise ValueError(f"is more than the width {config['width']}")
+    return heads
 
 
 def _write_head_width(value: Any, spec: Spec) -> int:

@@ -52,13 +52,17 @@ def open_checkpoint(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Check
     if not isinstance(source, (str, os.PathLike)):
         raise BadArgument("a checkpoint is a path or a mapping name → tensor", found=type(source).__name__)
     from anyvit.containers import folder, single
+    from anyvit.containers.limits import check_names
 
     if isinstance(source, str) and "://" in source:
         return folder.read_remote(source)
     path = Path(source)
     if path.is_dir():
-        return folder.read(path)
-    return single.with_notes(folder.beside(path, single.read(path)), single.shard_note(path))
+        found = folder.read(path)
+    else:
+        found = single.with_notes(folder.beside(path, single.read(path)), single.shard_note(path))
+    check_names(str(path), found.tensors)
+    return found
 
 
 def save(

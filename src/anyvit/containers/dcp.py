@@ -13,6 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -20,10 +21,12 @@ from anyvit.containers.dcp_parts import Part, Parts, Place
 from anyvit.containers.files import LocalFile, unreadable
 from anyvit.containers.inert import Inert
 from anyvit.containers.inside import inside
+from anyvit.containers.limits import check_total
 from anyvit.containers.opcodes import Global
 from anyvit.containers.rebuild import BUILDERS, torch_dtype
 from anyvit.containers.tiling import assembled
 from anyvit.containers.unpickle import Machine
+from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import Ambiguous, AnyvitError, FileError, UnsafeError
 from anyvit.lazy import Checkpoint, Lazy, Note
 
@@ -65,7 +68,8 @@ def read(folder: str | Path) -> Checkpoint:
             tensors[name] = _tensor(name, state, places, parts)
         except _OddType as error:
             odd[str(error)].append(name)
-    _check_files(home, places.values())
+    have = _check_files(home, places.values())
+    check_total(str(home), sum(tensor.nbytes for tensor in tensors.values()), have, "parts that share few bytes")
     notes = tuple(Note("unread", tuple(names), f"tensors of the type {kind}") for kind, names in odd.items())
     extras = Leaves(leaves, lambda name: _leaf(name, places.get((name, None)), parts))
     return Checkpoint(tensors, "dcp", str(folder), extras, notes=notes, verify=parts.verify)
@@ -136,18 +140,19 @@ def _places(metadata: Mapping[str, Any], home: Path) -> dict[tuple[str, Any], Pl
     return places
 
 
-def _check_files(home: Path, places: Iterable[Place]) -> None:
-    """Every file is there and as long as its parts need."""
+def _check_files(home: Path, places: Iterable[Place]) -> int:
+    """Every file is there and as long as its parts need; their bytes in all."""
     needed: dict[str, int] = {}
     for place in places:
         needed[place.file] = max(needed.get(place.file, 0), place.offset + place.length)
-    missing, short = [], []
+    missing, short, have = [], [], 0
     for name, size in needed.items():
         try:
             found = os.stat(inside(home, name, str(home / METADATA))).st_size
         except OSError:
             missing.append(name)
             continue
+        have += found
         if found < size:
             short.append((name, found, size))
     if missing:
@@ -166,6 +171,7 @@ def _check_files(home: Path, places: Iterable[Place]) -> None:
             usual="a copy that was cut, or a save that is still running",
             remedy="fetch the file again",
         )
+    return have
 
 
 class _OddType(Exception):
@@ -190,6 +196,15 @@ def _tensor(name: str, state: Mapping[str, Any], places: Mapping[tuple[str, Any]
         if place is None:
             raise FileError("a part of a tensor lies in no file", names=[name], found=f"offsets {begin}, sizes {sizes}",
                             usual="a list that was put together from two saves")  # fmt: skip
+        size = prod(sizes) * ITEMSIZE[dtype]
+        if size > place.length:
+            raise UnsafeError(
+                f"{parts.home / METADATA} gives a part of a tensor more elements than it has bytes",
+                names=[name],
+                found=f"{place.length} bytes for {dtype} {sizes}",
+                expected=f"at least {size} bytes",
+                usual="a forged list, or one that was put together from two saves",
+            )
         found[begin, sizes] = parts.part(name, place, sizes, dtype)
     return assembled(name, shape, dtype, [(begin, sizes, part) for (begin, sizes), part in found.items()])
 

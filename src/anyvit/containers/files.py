@@ -119,7 +119,7 @@ def atomic(path: str | Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
         FileError: disk full, no permission, missing folder; the OSError is the cause.
     """
     path = Path(path)
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(temporary, flags, 0o666), "wb", buffering=0) as file:
@@ -130,7 +130,7 @@ def atomic(path: str | Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
         if durable:
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -139,41 +139,14 @@ def atomic(path: str | Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
         raise
 
 
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder that appears under its name only when the block ends well; one that exists is given as it is.
-
-    Arguments:
-        path: the folder to make.
-
-    Raises:
-        FileError: no permission, disk full, …; the OSError is the cause.
-    """
-    import shutil
-
-    if path.exists():
-        yield path
-        return
-    temporary = _beside(path)
-    try:
-        os.mkdir(temporary)
-        yield temporary
-        os.rename(temporary, path)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise FileError(f"the folder {path} cannot be written ({error.strerror or error})") from error
-        raise
-
-
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name in the same folder that nobody else has, known before anything is made under it."""
     import secrets
 
     return path.parent / f".{path.name[:20]}.{secrets.token_hex(8)}.tmp"
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Puts a folder's list of names onto the disk, where the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -31,8 +31,8 @@ HEADER_LIMIT = 10_000
 
 Source: _MAX_HEADER_SIZE, numpy/lib/_format_impl.py.
 """
-TEXT_LIMIT = 16 << 20
-"""Largest array of text in bytes that is read into `extras`."""
+TEXT_LIMIT = 4 << 20
+"""Bytes of text in all that are read into `extras`; as Python's strings they take up to twelve times that."""
 RANK_LIMIT = 64
 """Most axes of an array. Source: NPY_MAXDIMS, numpy/_core/include/numpy/ndarraytypes.h."""
 
@@ -90,6 +90,7 @@ def read(path: str | Path) -> Checkpoint:
     tensors: dict[str, Lazy] = {}
     extras: dict[str, Any] = {}
     notes: list[Note] = []
+    room = TEXT_LIMIT
     for member in archive.values():
         name = member.name.removesuffix(".npy")
         if name == member.name:
@@ -98,7 +99,8 @@ def read(path: str | Path) -> Checkpoint:
         header = _header(file, member)
         kind = header.descr[1:2] if isinstance(header.descr, str) else ""
         if kind in ("U", "S"):
-            _text(file, member, header, name, extras, notes)
+            _text(file, member, header, name, extras, notes, room)
+            room -= min(room, member.size)
             continue
         tensors[name] = _tensor(file, member, header, name, notes)
     return Checkpoint(
@@ -258,13 +260,19 @@ def _refused(file: LocalFile, header: Header, name: str, descr: str, notes: list
 
 
 def _text(
-    file: LocalFile, member: zips.Member, header: Header, name: str, extras: dict[str, Any], notes: list[Note]
+    file: LocalFile,
+    member: zips.Member,
+    header: Header,
+    name: str,
+    extras: dict[str, Any],
+    notes: list[Note],
+    room: int,
 ) -> None:
     import numpy as np
 
     count, width = prod(header.shape), header.descr[2:]
     each = int(width) * (4 if header.descr[1] == "U" else 1) if width.isdigit() else -1
-    if member.size > TEXT_LIMIT or each < 0 or member.size != header.size + count * each:
+    if member.size > room or each < 0 or member.size != header.size + count * each:
         notes.append(Note("ignored", (name,), "an array of text that is too large or damaged"))
         return
     data = zips.read(file, member)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyvit.containers.files import LocalFile
+from anyvit.containers.limits import check_total
 from anyvit.containers.onnx_tensor import Tensor, tensor
 from anyvit.containers.protobuf import BYTES, Message, signed
 from anyvit.errors import UnsafeError
@@ -96,6 +97,9 @@ def parse(file: LocalFile) -> Model:
             model.metadata.update([_pair(message.inner(entry))])
     if not model.graphs:
         raise message.damaged("a model without a graph")
+    claimed = sum(lazy.nbytes for found in (model.tensors, model.constants) for lazy in found.values())
+    size = file.size + sum(other.size for other in files.values())
+    check_total(file.name, claimed, size, "tensors that share few bytes of external data")
     return model
 
 

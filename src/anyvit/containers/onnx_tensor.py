@@ -26,6 +26,8 @@ FLOATS, INT32S, INT64S, RAW, DOUBLES, UINT64S = 4, 5, 7, 9, 10, 11
 """Field numbers of a tensor: what describes it, and where its elements may stand."""
 AXES_LIMIT = 64
 _AXIS_LIMIT = 1 << 48
+NUMBERS_STEP = 1 << 16
+"""Numbers of varying length that are decoded at a time."""
 
 TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -170,10 +172,15 @@ def _varints(message: Message, found: _Found, shape: tuple[int, ...], dtype: str
     def load() -> np.ndarray:
         import numpy as np
 
-        values = [number for entry in entries for number in message.numbers(entry)]
-        if len(values) != prod(shape):
-            raise _wrong(found, f"{len(values)} numbers", f"{prod(shape)}")
-        bits = np.array(values, "uint64").astype(f"uint{8 * item}")
+        numbers = (number for entry in entries for number in message.numbers(entry))
+        bits = np.empty(prod(shape), f"uint{8 * item}")
+        done = 0
+        while part := list(islice(numbers, NUMBERS_STEP)):  # Python's own numbers take forty bytes each
+            if done + len(part) <= len(bits):
+                bits[done : done + len(part)] = np.array(part, "uint64")
+            done += len(part)
+        if done != len(bits):
+            raise _wrong(found, f"{done} numbers", f"{prod(shape)}")
         return bits.view(np_dtype(dtype)).reshape(shape)
 
     return Lazy(shape, dtype, load, (found.name,))

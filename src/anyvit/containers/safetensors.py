@@ -22,6 +22,8 @@ from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
 
 HEADER_LIMIT = 100_000_000
 """Longest header in bytes. Source: MAX_HEADER_SIZE, huggingface/safetensors, safetensors/src/tensor.rs."""
+LONG_HEADER = 16 << 20
+"""Bytes of header from which the tensors must have as many; 100,000 tensors have a header of that length."""
 RANK_LIMIT = 64
 """Most axes of an array. Source: NPY_MAXDIMS, numpy/_core/include/numpy/ndarraytypes.h."""
 
@@ -34,6 +36,8 @@ DTYPES: dict[str, str] = {
 """Their element type → ours. Source: enum Dtype, huggingface/safetensors, safetensors/src/tensor.rs."""
 SUB_BYTE: dict[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 """Bits per element of the types of which several share a byte."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors")
+"""Patterns of the files that a folder of weights consists of."""
 _NAMES = {ours: theirs for theirs, ours in DTYPES.items()}
 _LIMIT_TEXT = "the header and the tensors back to back, nothing else"
 
@@ -220,6 +224,13 @@ def _header(file: LocalFile) -> tuple[dict[str, Any], int]:
         )
     if 8 + length > file.size:
         raise _cut(file, f"at least {8 + length} bytes")
+    if length > LONG_HEADER and 8 + 2 * length > file.size:
+        raise UnsafeError(
+            f"the header of {file.name} is longer than all of its tensors",
+            found=f"a header of {length} bytes",
+            expected=f"at most {LONG_HEADER} bytes, or as many as the tensors have",
+            usual="a forged file: parsed, a header takes up to 24 times its size",
+        )
     try:
         header = json.loads(file.read(8, length).decode(), object_pairs_hook=_no_duplicates)
         if isinstance(header, dict):
@@ -236,10 +247,11 @@ def _header(file: LocalFile) -> tuple[dict[str, Any], int]:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands there twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name[:200]!r} stands there twice")
+        found[name] = value
     return found
 
 
@@ -384,8 +396,7 @@ def _groups(tensors: Mapping[str, Lazy], shard_size: int) -> list[list[str]]:
 
 
 def _remove_stale(folder: Path, kept: set[str]) -> None:
-    names = ("model.safetensors", "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors")
-    for path in (path for name in names for path in folder.glob(name)):
+    for path in (path for name in WEIGHTS for path in folder.glob(name)):
         if path.name not in kept:
             try:
                 path.unlink()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 from anyvit.containers import checksums, single, sniff
+from anyvit.containers.inside import inside
 from anyvit.errors import FileError, UnsafeError
 from anyvit.lazy import Checkpoint, Lazy, Note
 
@@ -26,7 +27,7 @@ def read_index(index: Path) -> Checkpoint:
         raise UnsafeError(f"the weight map {index} does not map names to file names")
     listed = {str(name): str(shard) for name, shard in where.items()}
     shards = list(dict.fromkeys(listed[name] for name in sorted(listed, key=lambda name: listed[name])))
-    paths = [_inside(index.parent, shard, index.name) for shard in shards]
+    paths = [inside(index.parent, shard, f"the weight map {index.name}") for shard in shards]
     _check_present(str(index), paths)
     opened = {shard: single.read(path, index=False) for shard, path in zip(shards, paths, strict=True)}
     tensors, notes = _joined(opened, listed)
@@ -44,7 +45,7 @@ def read_complete(folder: Path, names: Sequence[str]) -> Checkpoint:
     assert match is not None, names
     count = int(match["count"])
     paths = [
-        _inside(folder, f"{match['stem']}-{i:05d}-of-{count:05d}{match['suffix']}", "the folder")
+        inside(folder, f"{match['stem']}-{i:05d}-of-{count:05d}{match['suffix']}", "the folder")
         for i in range(1, min(count, 10_000) + 1)
     ]
     _check_present("the number in the file names", paths)
@@ -52,32 +53,6 @@ def read_complete(folder: Path, names: Sequence[str]) -> Checkpoint:
     tensors, notes = _joined(opened, {})
     notes.append(Note("shard", tuple(opened), f"{count} shards without an index file, all present"))
     return _checkpoint(folder, list(opened.values()), tensors, notes)
-
-
-def _inside(folder: Path, shard: str, index: str) -> Path:
-    """The path of a shard, refused where it leads out of the folder."""
-    parts = (*PurePosixPath(shard).parts, *PureWindowsPath(shard).parts)
-    absolute = PurePosixPath(shard).is_absolute() or PureWindowsPath(shard).anchor
-    if not shard or absolute or ".." in parts or "\0" in shard:
-        raise UnsafeError(
-            f"the weight map {index} leads out of its folder",
-            names=[shard.replace("\0", "\\0")],
-            expected="the name of a file beside it",
-            usual="a forged index",
-        )
-    path = folder / shard
-    home, target = folder.resolve(), path.resolve()
-    # The hub's cache keeps snapshots/<revision>/<name> as links to ../../blobs/<hash>.
-    above = folder.absolute().parent
-    blobs = above.parent.resolve() / "blobs" if above.name == "snapshots" else home
-    if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
-        raise UnsafeError(
-            f"a shard of {index} is a link that leads out of its folder",
-            names=[shard],
-            found=str(target),
-            remedy="put the file itself into the folder, or open the folder where it lies",
-        )
-    return path
 
 
 def _check_present(source: str, paths: Sequence[Path]) -> None:

@@ -18,7 +18,7 @@ from anyvit.lazy import Bytes, Lazy, Piece, from_pieces
 if TYPE_CHECKING:
     import numpy as np
 
-EXPAND_LIMIT = 1 << 30
+EXPAND_LIMIT = 16 << 20
 """Largest tensor in bytes that may be bigger than its storage (strides of zero repeat it)."""
 _AXIS_LIMIT = 1 << 48
 

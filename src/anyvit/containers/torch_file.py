@@ -16,6 +16,7 @@ from typing import Any
 from anyvit.containers import strided, zips
 from anyvit.containers.files import LocalFile
 from anyvit.containers.flatten import Flat, flatten
+from anyvit.containers.limits import check_total
 from anyvit.containers.opcodes import Data, Span
 from anyvit.containers.rebuild import BUILDERS, Array, Storage, Strided, storage_dtype
 from anyvit.containers.torch_write import METADATA, write
@@ -29,7 +30,7 @@ __all__ = ["read", "write"]
 
 PICKLE_LIMIT = 1 << 30
 """Largest data.pkl in bytes."""
-METADATA_LIMIT = 16 << 20
+METADATA_LIMIT = 4 << 20
 """Longest text in bytes that anyvit put beside the tensors."""
 _MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """What torch's older files begin with: a pickle of the number 0x1950a86a20f9469cfc6c."""
@@ -85,6 +86,8 @@ class _Parsed:
             tensors[name] = lazy
             if lazy.nbytes and (first := seen.setdefault(ref, name)) != name:
                 aliases[name] = first
+        claimed = sum(lazy.nbytes for lazy in tensors.values())
+        check_total(file.name, claimed, file.size, "tensors that repeat or share few bytes many times")
         notes = tuple(_notes(self.flat, self.foreign))
         return Checkpoint(
             tensors, container, file.name, self.flat.extras, aliases, notes, metadata or {}, verify=verify

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 
 from anyvit.containers.checksums import crc32
 from anyvit.containers.files import LocalFile
+from anyvit.containers.limits import check_total
 from anyvit.errors import FileError, UnsafeError
 from anyvit.lazy import Note
 
@@ -24,8 +25,8 @@ STEP = 4 << 20
 """Bytes read at a time where a member is checked or decompressed."""
 AHEAD = 384
 """Bytes behind a member's own header that will be wanted too: its padding and the header of an array."""
-DIRECTORY_LIMIT = 256 << 20
-"""Longest central directory in bytes that is parsed; a checkpoint of a million tensors needs half of it."""
+DIRECTORY_LIMIT = 64 << 20
+"""Longest central directory in bytes that is parsed; a checkpoint of half a million tensors needs that much."""
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -62,13 +63,16 @@ def members(source: LocalFile | str | Path) -> dict[str, Member]:
 
     Raises:
         FileError: no zip, a cut one, or an encrypted member.
-        UnsafeError: members that overlap, lie outside the file, share a name, or differ from their own headers.
+        UnsafeError: members that overlap, lie outside the file, share a name, differ from their own headers, or unpack
+            to implausibly much.
     """
     file = source if isinstance(source, LocalFile) else LocalFile(source)
     start, size, count = _directory(file)
     data = file.read(start, size)
     entries = list(_entries(file, data, count))
     file.prefetch((header, _LOCAL.size + len(member.name.encode()) + AHEAD) for header, member in entries)
+    claimed = sum(member.size for _, member in entries if member.compression)
+    check_total(file.name, claimed, file.size, "members that unpack to many times their size")
     found: dict[str, Member] = {}
     before, previous = 0, ""
     for header, member in sorted(entries, key=lambda entry: entry[0]):

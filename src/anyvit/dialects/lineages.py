@@ -182,7 +182,8 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "timm-rope-axial", ("timm-eva",), {"eps": 1e-6, "rope": AXIAL_ROPE, "resample": "timm", **IMAGENET},
-        "timm/models/eva.py vit_*_rope_224", ("no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
+        "timm/models/eva.py vit_*_rope_224: all have LayerScale; without it, a plain ViT may have lost its table",
+        ("canon blocks.{i}.ls1", "no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
     ),
     Lineage(
         "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
