@@ -24,6 +24,7 @@ from anyvit.errors import BadArgument, NotAViT  # noqa: E402
 from anyvit.model import ViT  # noqa: E402
 from anyvit.sides import open_side  # noqa: E402
 from anyvit.spec import Rope, Spec  # noqa: E402
+from anyvit.trials import Guess, Trial  # noqa: E402
 from anyvit.verification import LayerDiff, Verification, verify  # noqa: E402
 from anyvit.watching import as_tokens, run, run_vit  # noqa: E402
 
@@ -515,6 +516,23 @@ def test_layers_are_kept_as_they_were() -> None:
     tokens = module.cut(pixels).flatten(2).transpose(1, 2)
     assert torch.equal(trace["embed"], tokens)
     assert torch.equal(trace["blocks.0"], tokens + module.stages[0].linear(tokens))
+
+
+def test_noise_is_no_reason_to_change_a_fact(state: dict[str, Tensor]) -> None:
+    """An epsilon that comes a little nearer by chance is not taken for the one that was used."""
+    vit, other = own(state), own(state, eps=1.2e-6)
+    group = [Guess("eps", eps, {"eps": eps}) for eps in (1.2e-6, 1e-8)]
+    for seed in range(5):
+        pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            trace, noisy = run_vit(vit, pixels), run_vit(other, pixels)
+        assert not torch.equal(trace["blocks.0"], noisy["blocks.0"])
+        trial = Trial(vit.state_dict(), vit.spec, "blocks.0", (noisy, trace), pixels, None, 1e-4)
+        assert trial.distance(group[0], 0) < trial.distance(Guess(), 0)
+        assert [trial.settled(group, {}, side) for side in (0, 1)] == [Guess(), Guess()]
+        assert trial.settled([Guess("act", "silu", {"act": "silu"})], {"act": "silu"}, 0) is None
+        strict = replace(trial, tolerance=1e-7, done={})
+        assert strict.settled([Guess("eps", 1e-2, {"eps": 1e-2})], {}, 1) == Guess()
 
 
 def test_learned_rotary_frequencies_of_the_block() -> None:

@@ -97,25 +97,26 @@ def load(
         NotAViT: it is no Vision Transformer; the message says what it is.
         Incomplete: a tensor is missing, unexplained or does not fit.
     """
+    from anyvit.adapt import Wanted
+
+    wanted = Wanted(
+        patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
+    )  # fmt: skip
+    return _loaded(path, Ask(weights, dialect, heads, grid, values=True), wanted, device, dtype, check)
+
+
+def _loaded(
+    path: Source, ask: Ask, wanted: Wanted, device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None, check: str | None = None, strict: bool = True,
+) -> ViT:  # fmt: skip
+    """`load`; where not strict, a file whose weights lie otherwise than it says is loaded as it says."""
     from anyvit.torch_io import require_torch
 
     require_torch("to build a model")
     from anyvit.adapt import Wanted
     from anyvit.assemble import build_vit
 
-    wanted = Wanted(
-        patch_size,
-        image_size,
-        in_chans,
-        num_classes,
-        condition,
-        resample,
-        registers,
-        cls_token,
-        layer_scale,
-        fuse_norms,
-    )
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
+    found = _understood(path, ask, check, strict)
     if wanted != Wanted():
         found = replace(found, tensors=_wide(found.tensors))
     state = _adapted(found, wanted)
@@ -123,6 +124,13 @@ def load(
     return build_vit(
         state.tensors, state.spec, report, device=device, dtype=dtype, check=check, source=found.checkpoint
     )
+
+
+def load_as_named(path: Source) -> ViT:
+    """`load` of a file whose weights may lie otherwise than it says, to compare it: that is a finding and raises nothing."""
+    from anyvit.adapt import Wanted
+
+    return _loaded(path, Ask(values=True), Wanted(), strict=False)
 
 
 def load_into(
@@ -167,7 +175,7 @@ def load_into(
     from anyvit.into import fill
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token)
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
+    found = _understood(path, Ask(weights, dialect, heads, grid, values=True), check)
     return fill(module, found, wanted, init=init, check=check)
 
 
@@ -215,18 +223,9 @@ def convert(
     from anyvit.export import write_out
 
     wanted = Wanted(
-        patch_size,
-        image_size,
-        in_chans,
-        num_classes,
-        condition,
-        resample,
-        registers,
-        cls_token,
-        layer_scale,
-        fuse_norms,
-    )
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True))
+        patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
+    )  # fmt: skip
+    found = _understood(path, Ask(weights, dialect, heads, grid, values=True), check)
     state = _adapted(found, wanted)
     if dtype is None:
         state = replace(state, tensors={n: as_in(found.tensors.get(n), t) for n, t in state.tensors.items()})
@@ -247,12 +246,15 @@ def _opened(path: Source) -> Checkpoint:
     return containers.open_checkpoint(path)
 
 
-def _understood(path: Source, ask: Ask) -> Reading:
+def _understood(path: Source, ask: Ask, check: str | None, strict: bool = True) -> Reading:
+    """A source read and its weights asked, at a bounded cost; what cannot be loaded raises."""
     from anyvit.deep import settle
 
     found = understand(_opened(path), ask)
     found.report().raise_if_bad()
-    return settle(found)
+    found = settle(found, layout=check != "off", strict=strict and ask.dialect is None)
+    found.report().raise_if_bad()
+    return found
 
 
 def _wide(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:

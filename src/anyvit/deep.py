@@ -5,6 +5,7 @@ Source: docs/evidence.md, where the laws and their limits are measured.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from anyvit import evidence, evidence_layout, evidence_tables, resample
 from anyvit.conform import depth_of
 from anyvit.errors import AnyvitError
 from anyvit.evidence import Attention, Verdict
+from anyvit.evidence_layout import Deviation
+from anyvit.evidence_norms import Norms
 from anyvit.lazy import Lazy, split
 from anyvit.reading import Reading
 from anyvit.report import Finding
@@ -23,51 +26,85 @@ if TYPE_CHECKING:
     import numpy as np
 
 FAR = 40.0
-"""Nats from which the weights' word on heads stands against a given value in a finding."""
+"""Nats from which the weights' word on heads stands against a given value in a finding, and from which a layout of the
+whole file that is not the named one stops a load."""
+
+BUDGET = 1 << 23
+"""Weights that a load reads to ask them: all blocks of a ViT-S, three of larger ones."""
+
+ORDER, TURNS, GRID = "order of q, k, v", "transposes", "grid of the position table"
+"""Names of facts that no field of the Spec holds."""
 
 
-def settle(found: Reading) -> Reading:
-    """Measures what a load would otherwise assume, at a bounded cost: heads from a few blocks, the author of sin-cos tables.
+def settle(found: Reading, *, layout: bool = True, strict: bool = True) -> Reading:
+    """Measures what a load would otherwise assume, at a bounded cost, and says what contradicts the names.
+
+    A few blocks are read (`BUDGET`). The head count is measured before it is assumed. Order and transposes of q, k, v
+    and out are asked where a glance does not show them to be as named; a layout of all blocks that is another one is
+    fatal, a single odd block is a finding.
 
     Arguments:
         found: a reading that can be loaded.
+        layout: whether to look at order and transposes, and whether the weights were ever trained.
+        strict: whether another layout of the whole file is fatal; not where the caller named the dialect.
     """
     spec = found.spec
     if spec is None or found.match is None:
         return found
     found = _author(found)
-    fact = spec.facts.get("num_heads")
-    if fact is None or fact.how == "measured":
+    assert found.spec is not None
+    fact = found.spec.facts.get("num_heads")
+    if fact is None or (fact.how == "measured" and not layout):
         return found
-    return _heads(found, evidence.sample(spec.depth, spec.embed_dim, 1 << 22))
+    depths = depth_of(found.tensors)
+    numbers = [depths[n] for n in evidence.sample(spec.depth, spec.embed_dim, BUDGET)]
+    blocks = attentions(found.tensors, numbers)
+    if not layout:
+        return _heads(found, blocks)
+    odd: Sequence[Deviation] = ()
+    if evidence_layout.glance(blocks, spec.qk_norm):
+        blocks, odd, facts = _layout(blocks)
+        found = replace(found, spec=replace(found.spec, facts={**found.spec.facts, **facts}))
+    found = _heads(found, blocks)
+    fresh = _never_trained(found.tensors, numbers)
+    return replace(found, findings=(*found.findings, *_said(odd, numbers, strict), *fresh))
 
 
 def ask(found: Reading) -> Reading:
-    """Everything that the weights decide, and every contradiction, block by block."""
+    """Everything that the weights decide, and every contradiction, block by block; reads the blocks one by one."""
     spec = found.spec
     if spec is None or found.match is None or found.report().error() is not None:
         return found
-    found = _heads(_author(found), evidence.sample(spec.depth, spec.embed_dim))
-    blocks = attentions(found.tensors, depth_of(found.tensors))
+    found = _author(found)
+    numbers = depth_of(found.tensors)
+    blocks, odd, facts = _layout(attentions(found.tensors, numbers))
+    found = _heads(found, blocks)
     assert found.spec is not None
-    findings, facts = _layout(blocks, found.spec)
     more, told = _tables(found.tensors, found.spec)
     spec = replace(found.spec, facts={**found.spec.facts, **facts, **told})
-    return replace(found, spec=spec, findings=(*found.findings, *findings, *more, *_fresh(found.tensors)))
+    findings = (*found.findings, *_said(odd, numbers, True), *more, *_fresh(found.tensors))
+    return replace(found, spec=spec, findings=findings)
+
+
+def odd_blocks(tensors: Mapping[str, Lazy]) -> tuple[Finding, ...]:
+    """What order and transposes of all blocks contradict the names; reads every attention weight."""
+    numbers = depth_of(tensors)
+    _, odd, _ = _layout(attentions(tensors, numbers))
+    return tuple(_said(odd, numbers, False))
 
 
 def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Attention]:
-    """The attention weights of some blocks, read as float32; blocks that cannot be read are left out."""
+    """The norms of the attention weights of some blocks; blocks that cannot be read are left out."""
     blocks = []
     for i in numbers:
         names = [f"blocks.{i}.attn.{part}.weight" for part in ("q", "k", "v", "out")]
-        if not all(name in tensors for name in names):
+        if not all(name in tensors and len(tensors[name].shape) == 2 for name in names):
             continue
-        arrays = [_float(tensors[name]) for name in names]
-        if any(a is None for a in arrays):
-            continue
-        q, k, v, out = (a for a in arrays if a is not None)
-        blocks.append(Attention(q, k, v, out, f"blocks.{i}", *(_bias(tensors, i, part) for part in "qk")))
+        arrays = (_float(tensors[name]) for name in names)
+        norms = [None if a is None else Norms.of(a) for a in arrays]
+        q, k, v, out = norms
+        if q is not None and k is not None and v is not None and out is not None:
+            blocks.append(Attention(q, k, v, out, f"blocks.{i}", *(_bias(tensors, i, part) for part in "qk")))
     return blocks
 
 
@@ -85,17 +122,18 @@ def _bias(tensors: Mapping[str, Lazy], block: int, part: str) -> np.ndarray | No
     return None if lazy is None else _float(lazy)
 
 
-def _heads(found: Reading, numbers: Sequence[int]) -> Reading:
+def _heads(found: Reading, blocks: Sequence[Attention]) -> Reading:
     """The head count that the weights show, set against what was believed."""
     spec = found.spec
     assert spec is not None
-    verdict = evidence.heads(attentions(found.tensors, [depth_of(found.tensors)[n] for n in numbers]))
+    verdict = evidence.heads(blocks)
     fact = spec.facts["num_heads"]
+    said = f"the weights: {verdict.text}"
     if verdict.value is None:
-        note = Fact(fact.value, fact.how, f"{fact.source}; the weights: {verdict.text}")
-        return replace(found, spec=replace(spec, facts={**spec.facts, "num_heads": note}))
+        return _with_fact(found, "num_heads", Fact(fact.value, fact.how, f"{fact.source}; {said}"))
     if verdict.value == fact.value or fact.how == "assumed":
-        new = spec.with_facts("measured", f"the weights: {verdict.text}", num_heads=int(verdict.value))
+        source = said if fact.how == "assumed" else f"{said}; {fact.source} agrees"
+        new = spec.with_facts("measured", source, num_heads=int(verdict.value))
         findings = tuple(f for f in found.findings if not (f.kind == "assumed" and f.names == ("num_heads",)))
         if verdict.value != fact.value:
             cause = (
@@ -103,9 +141,17 @@ def _heads(found: Reading, numbers: Sequence[int]) -> Reading:
             )
             findings += (Finding("measured", ("num_heads",), cause, f"heads={fact.value} insists on the other value"),)
         return replace(found, spec=new, findings=findings)
+    found = _with_fact(
+        found, "num_heads", Fact(fact.value, fact.how, f"{fact.source}; the weights show {verdict.value}: {verdict.text}")
+    )
     cause = f"num_heads {fact.value} is given by {fact.source}, but the weights show {verdict.value}: {verdict.text}"
     finding = Finding("differs", ("num_heads",), cause, f"heads={verdict.value}")
     return replace(found, findings=(*found.findings, finding)) if verdict.nats > FAR else found
+
+
+def _with_fact(found: Reading, name: str, fact: Fact) -> Reading:
+    assert found.spec is not None
+    return replace(found, spec=replace(found.spec, facts={**found.spec.facts, name: fact}))
 
 
 def _author(found: Reading) -> Reading:
@@ -146,24 +192,55 @@ def _begins_at_zero(table: Lazy) -> bool:
     return all(abs(value - wanted) <= 1e-3 for value, wanted in zip(row, zeros_and_ones, strict=True))
 
 
-def _layout(blocks: Sequence[Attention], spec: Spec) -> tuple[list[Finding], dict[str, Fact]]:
-    findings: list[Finding] = []
-    facts: dict[str, Fact] = {}
-    for name, verdict, usual in (
-        (
-            "order of q, k, v",
-            evidence_layout.order(blocks, num_heads=spec.num_heads),
-            "a conversion that fused them in another order",
-        ),
-        ("transposes", evidence_layout.transposed(blocks), "a conversion that transposed twice, or not at all"),
-    ):
-        facts[name] = _fact(verdict)
-        for deviation in verdict.value or ():
-            remedy = f"usual cause: {usual}; compare with the original: anyvit verify FILE ORIGINAL"
-            findings.append(
-                Finding("swapped", (deviation.name,), f"{deviation.what} ({deviation.nats:.0f} nats)", remedy)
-            )
-    return findings, facts
+def _layout(blocks: Sequence[Attention]) -> tuple[list[Attention], list[Deviation], dict[str, Fact]]:
+    """The blocks as they are to be read, what deviates from the names, and the facts."""
+    turned = evidence_layout.transposed(blocks)
+    odd = list(turned.value or ())
+    straight, whole = _reread(blocks, odd)
+    others = [b for b in straight if b.name not in {d.name for d in odd}]
+    order = evidence_layout.order(others, num_heads=evidence.heads(straight).value)
+    found = [d for d in order.value or () if d.name.startswith("all ") or d.name not in {o.name for o in odd}]
+    straight, more = _reread(straight, found)
+    if not odd and not found and order.value is None and turned.value is None:
+        both = evidence_layout.joint_layout(blocks)
+        if both.value is not None and both.value.turned and both.value.v != 2:
+            what = f"order of q, k, v and out: {both.value}"
+            found = [Deviation(f"all {len(blocks)} blocks", what, both.nats, both.value)]
+            straight, order = [evidence_layout.reread(b, both.value) for b in blocks], replace(both, value=tuple(found))
+    return straight, [*odd, *found], {ORDER: _fact(order), TURNS: _fact(turned)}
+
+
+def _reread(blocks: Sequence[Attention], odd: Sequence[Deviation]) -> tuple[list[Attention], bool]:
+    """All blocks as a deviation of the whole file says, single ones as theirs."""
+    out = list(blocks)
+    for deviation in odd:
+        whole = deviation.name.startswith("all ")
+        out = [evidence_layout.reread(b, deviation.reading) if whole or b.name == deviation.name else b for b in out]
+    return out, any(d.name.startswith("all ") for d in odd)
+
+
+USUAL = {
+    "transposed": "a conversion that transposed twice, or not at all",
+    "interleaved": "a fused tensor of another layout (Megatron, some JAX ports) taken for q, k, v one after the other",
+    "swapped": "a conversion that fused them in another order",
+}
+"""Kind of finding → usual cause."""
+
+
+def _said(odd: Sequence[Deviation], numbers: Sequence[int], strict: bool) -> list[Finding]:
+    findings = []
+    for d in odd:
+        whole = d.name.startswith("all ")
+        kind = "transposed" if d.reading.turned and d.reading.v == 2 else "swapped"
+        kind = "interleaved" if d.reading.axes != "3 h d" else kind
+        sure = f" ({d.nats:.0f} nats)" if math.isfinite(d.nats) else ""
+        remedy = f"usual cause: {USUAL[kind]}; compare with the original: anyvit verify FILE ORIGINAL"
+        fatal = strict and whole and d.nats >= FAR
+        if fatal:
+            remedy += "; anyvit.load(path, dialect=…) takes it as it is named all the same"
+        names = tuple(f"blocks.{i}" for i in numbers) if whole else (d.name,)
+        findings.append(Finding(kind, names, f"{d.name}: {d.what}{sure}", remedy, fatal))
+    return findings
 
 
 def _fact(verdict: Verdict) -> Fact:
@@ -186,13 +263,27 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
     verdict = evidence_tables.positions(np.concatenate([p for p in parts if p is not None]))
     believed = (spec.pos_prefix, *spec.grid)
     if verdict.value is None:
-        return [], {"grid of the position table": Fact(believed, "assumed", verdict.text)}
+        return [], {GRID: Fact(believed, "assumed", verdict.text)}
+    told = Fact(verdict.value, "measured", f"the weights: {verdict.text}")
     if tuple(verdict.value) in (believed, (believed[0], believed[2], believed[1])):
-        return [], {"grid of the position table": Fact(believed, "measured", verdict.text)}
+        facts = {GRID: replace(told, value=believed)}
+        for name, value in (("grid", spec.grid), ("pos_prefix", spec.pos_prefix)):
+            if name in spec.facts:
+                facts[name] = Fact(value, "measured", f"{spec.facts[name].source}; {told.source}")
+        return [], facts
     count, height, width = verdict.value
     cause = f"the position table is read as {believed[0]} + {spec.grid[0]} × {spec.grid[1]}, but {verdict.text}"
-    finding = Finding("differs", table.origin, cause, f"grid=({height}, {width})")
-    return [finding], {"grid of the position table": Fact((count, height, width), "measured", verdict.text)}
+    return [Finding("differs", table.origin, cause, f"grid=({height}, {width})")], {GRID: told}
+
+
+def _never_trained(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Finding]:
+    """A finding where some blocks are as they were initialised; the first norm's gain decides whether more is read."""
+    gain = tensors.get(f"blocks.{numbers[0]}.norm1.weight") if numbers else None
+    values = None if gain is None else _float(gain)
+    if values is None or not values.size or not (values == values[0]).all():
+        return []
+    wanted = tuple(f"blocks.{i}." for i in numbers[:2])
+    return _fresh({name: t for name, t in tensors.items() if name.startswith(wanted) and ".adaln." not in name})
 
 
 def _fresh(tensors: Mapping[str, Lazy]) -> list[Finding]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anyvit.evidence_norms import (
+    Norms,
     balance,
     bordered,
     column_squares,
@@ -46,7 +47,7 @@ class Attention:
     """The weights of one attention, as y = W·x; biases carry no evidence on heads and are left out of the norms.
 
     Arguments:
-        q: (heads·k, D); rows are channels.
+        q: (heads·k, D), the matrix or its `Norms`; rows are channels.
         k: (heads·k, D), or fewer rows where heads share keys and values.
         v: as k.
         out: (D, heads·k); columns are channels.
@@ -54,10 +55,10 @@ class Attention:
         q_bias, k_bias: (heads·k,) where present; only `order` looks at them.
     """
 
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    out: np.ndarray
+    q: np.ndarray | Norms
+    k: np.ndarray | Norms
+    v: np.ndarray | Norms
+    out: np.ndarray | Norms
     name: str = ""
     q_bias: np.ndarray | None = None
     k_bias: np.ndarray | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from anyvit.evidence import MARGIN, SMALLEST, Attention, Verdict, heads, nothing
-from anyvit.evidence_norms import column_squares, groups, ordered, row_squares, scores, together
+from anyvit.evidence_norms import Norms, column_squares, groups, ordered, row_squares, scores, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ def _read_all(rows: np.ndarray, outs: Mapping[str, np.ndarray], sizes: Sequence[
     return found
 
 
-def _norms(weight: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+def _norms(weight: np.ndarray, out: np.ndarray) -> Laid | None:
     import numpy as np
 
     rows, outs = row_squares(weight), {"": column_squares(out), "out": row_squares(out)}
@@ -171,6 +171,24 @@ def fused_layout(
         a Verdict whose value is a `Reading`, or None.
     """
     norms = [n for w, o in zip(weights, outs, strict=True) if (n := _norms(w, o))]
+    return _fused(norms, biases, num_heads)
+
+
+def joint_layout(blocks: Sequence[Attention]) -> Verdict:
+    """`fused_layout` of q, k and v as a file names them: finds a wrong order and a transposed out together.
+
+    Arguments:
+        blocks: attentions of one width whose q, k and v have as many rows each.
+    """
+    norms = [n for b in blocks if (n := _separate(b, both=True))]
+    return _fused(norms, (), None)
+
+
+Laid = tuple["np.ndarray", dict[str, "np.ndarray"]]
+"""Normal scores of all rows of q, k and v, and log norms of out upright ("") and transposed ("out")."""
+
+
+def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int | None) -> Verdict:
     if not norms or len({(len(rows), len(found)) for rows, found in norms}) > 1:
         return nothing("no block has finite fused weights of one width without rows of zeros")
     width = len(norms[0][0]) // 3
@@ -195,7 +213,7 @@ def fused_layout(
     return Verdict(reading, lead, votes, len(blocks), text, ranking)
 
 
-def _follows(norms: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]], top: Key, size: int) -> bool:
+def _follows(norms: Sequence[Laid], top: Key, size: int) -> bool:
     """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows."""
     own, plain, vectors = 0.0, 0.0, []
     for rows, outs in norms:
@@ -304,15 +322,17 @@ def _swapped(blocks: Sequence[Attention]) -> tuple[list[Deviation], bool]:
     return [Deviation(blocks[i].name or f"blocks.{i}", what + unlike, math.inf, reading) for i in wrong], True
 
 
-def _separate(block: Attention) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+def _separate(block: Attention, both: bool = False) -> Laid | None:
     import numpy as np
 
-    if len({len(w) for w in (block.q, block.k, block.v)} | {np.shape(block.out)[1]}) > 1:
+    if len({len(w) for w in (block.q, block.k, block.v)} | {block.out.shape[1]}) > 1:
         return None
-    parts, outs = [row_squares(w) for w in (block.q, block.k, block.v)], column_squares(block.out)
-    if not all(map(_usable, (*parts, outs))):
+    parts, outs = [row_squares(w) for w in (block.q, block.k, block.v)], {"": column_squares(block.out)}
+    if both and block.out.shape[0] == block.out.shape[1]:
+        outs["out"] = row_squares(block.out)
+    if not all(map(_usable, (*parts, *outs.values()))):
         return None
-    return scores(np.log(np.concatenate(parts))), {"": np.log(outs)}
+    return scores(np.log(np.concatenate(parts))), {name: np.log(x) for name, x in outs.items()}
 
 
 def _orders(block: Attention, num_heads: int | None) -> dict[Key, tuple[float, int]]:
@@ -324,7 +344,12 @@ def _in_order(blocks: Sequence[Attention], top: Key, size: int) -> bool:
     return _follows([n for b in blocks if (n := _separate(b))], top, size)
 
 
+TURNS = ((), ("q",), ("k",), ("v",), ("out",), ("q", "k", "v"))
+"""Sets of matrices that are stored transposed together; all four are judged by heads alone, see `transposed`."""
+
+
 def _turns(block: Attention) -> dict[Key, tuple[float, int]]:
+    """Log likelihood ratio of every set of transposed matrices over "nothing belongs together"."""
     squares = {name: getattr(block, name) for name in ("q", "k", "v", "out")}
     if len({n for w in squares.values() for n in w.shape}) > 1:
         return {}
@@ -333,23 +358,32 @@ def _turns(block: Attention) -> dict[Key, tuple[float, int]]:
     if not all(_usable(x) for x in (*upright.values(), *turned.values())):
         return {}
     up, down = ({n: scores(x) for n, x in side.items()} for side in (upright, turned))
+    sizes = _sizes(len(block.q), None)[1:]
     found = {}
-    for turn in ((), ("q",), ("k",), ("v",), ("out",)):
+    for turn in TURNS:
         use = {n: down[n] if n in turn else up[n] for n in squares}
-        found["3 h d", 2, turn] = together(use["q"], use["k"]) + together(use["v"], use["out"]), 0
+        nats = 0.0
+        for a, b in (("q", "k"), ("v", "out")):
+            same = together(use[a], use[b])
+            if a in turn and b in turn:  # both border on the residual stream too, so agreement alone is no sign
+                same = min(same, together(up[a], up[b]))
+            nats += same + max(0.0, *groups(scores(use[a] + use[b]), sizes).values())
+        found["3 h d", 2, turn] = nats, 0
     return found
 
 
 def _lies(blocks: Sequence[Attention], top: Key, size: int) -> bool:
-    """Whether no heads show along the side that would be the residual stream if the turned matrix lay so."""
-    against = 0.0
+    """Whether v and out are balanced as they are read, and no heads show along what would be the residual stream."""
+    against = own = 0.0
     for block in blocks:
+        sides = {n: [row_squares(getattr(block, n)), column_squares(getattr(block, n))] for n in ("q", "k", "v", "out")}
+        channels = {n: x[(n == "out") != (n in top[2])] for n, x in sides.items()}
+        own += min(LIMIT, together(scores(channels["v"]), scores(channels["out"])))
         for name in top[2]:
-            sides = [row_squares(getattr(block, name)), column_squares(getattr(block, name))]
-            channels, stream = reversed(sides) if name == "out" else sides
-            best = [max(groups(scores(x), _sizes(len(x), None)[1:]).values(), default=0.0) for x in (channels, stream)]
-            against += max(-LIMIT, min(LIMIT, max(0.0, best[0]) - max(0.0, best[1])))
-    return against < MARGIN / 2
+            x, stream = channels[name], sides[name][(name == "out") == (name in top[2])]
+            best = [max(groups(scores(side), _sizes(len(side), None)[1:]).values(), default=0.0) for side in (x, stream)]
+            against += max(-LIMIT, min(LIMIT, max(0.0, best[1]) - max(0.0, best[0])))
+    return own >= MARGIN / 2 and against < MARGIN / 2
 
 
 def _usable(squares: np.ndarray) -> bool:
@@ -377,22 +411,29 @@ def _judge(
     votes = sum(max(s, key=lambda key: s[key]) == common for s in known)
     shown = {str(Reading(*key)): round(pooled[key] - pooled[common], 1) for key in ranking[:6]}
     size = max(s[common] for s in scored if s)[1]
+    width = len(blocks[0].q)
     if lead < MARGIN or not lasting or 2 * votes < len(known) or not sound(blocks, common, size):
         return nothing("no reading of q, k, v and out stands out", lead, len(known), shown)
     found = []
     if common != _NAMED:
-        found.append(Deviation(f"all {len(known)} blocks", say(Reading(*common), 0), lead, Reading(*common)))
+        reading = _sized(common, size, width)
+        found.append(Deviation(f"all {len(known)} blocks", say(reading, 0), lead, reading))
     for index, (block, own) in enumerate(zip(blocks, scored, strict=True)):
         best = max(own, key=lambda key: own[key][0], default=common)
         if best == common or len(known) < 2:
             continue
         over = own[best][0] - max(nats for key, (nats, _) in own.items() if key != best)
         if over >= MARGIN and sound([block], best, own[best][1]):
-            name = block.name or f"blocks.{index}"
-            found.append(Deviation(name, say(Reading(*best), len(known) - 1), over, Reading(*best)))
+            name, reading = block.name or f"blocks.{index}", _sized(best, own[best][1], width)
+            found.append(Deviation(name, say(reading, len(known) - 1), over, reading))
     rest = "" if votes == len(known) else ", the others cannot be told"
     text = "; ".join(map(str, found[:3])) or f"as named in {votes} of {len(known)} blocks{rest}"
     return Verdict(tuple(found), lead, votes, len(known), f"{text}, {lead:.0f} nats", shown)
+
+
+def _sized(key: Key, size: int, width: int) -> Reading:
+    """The reading with the head count that it needs."""
+    return Reading(*key, heads=width // size if key[0] == "h 3 d" and size else None)
 
 
 def _say_order(reading: Reading, others: int) -> str:
@@ -409,5 +450,70 @@ def _say_turned(reading: Reading, others: int) -> str:
     unlike = f", unlike in the other {others} blocks" if others else ""
     if not reading.turned:
         return f"all four matrices lie the same way{unlike}"
-    names = "q, k, v and out are" if len(reading.turned) == 4 else f"{reading.turned[0]} is"
+    *first, last = reading.turned
+    names = f"{', '.join(first)} and {last} are" if first else f"{last} is"
     return f"{names} stored transposed{unlike}"
+
+
+def reread(block: Attention, reading: Reading) -> Attention:
+    """A block as a reading of the whole file has it, as far as the norms of channels go.
+
+    Arguments:
+        block: as the file names it; q, k and v have as many rows each.
+        reading: of `order`, `transposed` or `joint_layout`.
+
+    Returns:
+        the block of `Norms`; where q and k cannot be told apart, either is called q. Columns of q, k and v are those
+        of the parts as named.
+    """
+    import numpy as np
+
+    whole = {n: getattr(block, n) for n in ("q", "k", "v", "out")}
+    whole |= {n: w.T for n, w in whole.items() if n in reading.turned}
+    if reading.axes != "3 h d" or reading.v != 2 or reading.k == 0:
+        rows = np.concatenate([row_squares(whole[n]) for n in "qkv"])
+        parts = _arrange(rows, reading.axes, len(rows) // 3 // (reading.heads or 1))
+        k = reading.k if reading.k is not None else max(i for i in range(3) if i != reading.v)
+        places = (3 - k - reading.v, k, reading.v)
+        whole |= {n: Norms(parts[i], column_squares(whole[n])) for n, i in zip("qkv", places, strict=True)}
+    return replace(block, **whole)
+
+
+GLANCE = 10.0
+"""Nats by which one block must be as named for a glance to suffice."""
+
+
+def glance(blocks: Sequence[Attention], qk_norm: bool = False) -> bool:
+    """Whether it is worth the time to ask for order and transposes: not clearly as named, and not without all balance.
+
+    Plain correlations of log norms, a hundredth of the cost of `order` and `transposed`.
+
+    Arguments:
+        blocks: attentions as named by the file.
+        qk_norm: whether queries and keys are normed, so that their norms owe each other nothing.
+    """
+    if _swapped(blocks)[0]:
+        return True
+    best, plain = 0.0, True
+    for block in blocks:
+        named = _separate(block, both=True)
+        if named is None:
+            continue
+        rows, outs = named
+        upright = _arrange(rows, *_PLAIN)
+        table = {n: [_rise(part, out) for part in upright] for n, out in outs.items()}
+        own, rivals = table[""][2], [*table[""][:2], *(table["out"] if "out" in table else ())]
+        pair = math.inf if qk_norm else _rise(upright[0], upright[1])
+        if own - max(rivals) >= GLANCE and pair >= GLANCE:
+            best = math.inf
+            continue
+        plain = False
+        other = [("h d 3", 0), *(("h 3 d", size) for size in _sizes(len(rows) // 3, None)[1:])]
+        arranged = [upright, *(_arrange(rows, *way) for way in other)]
+        best += max(_rise(part, out) for parts in arranged for part in parts for out in outs.values())
+    return not plain and best >= MARGIN
+
+
+def _rise(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    return together(a, b)

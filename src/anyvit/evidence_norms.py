@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -26,16 +27,57 @@ STEPS = 0.6
 """Share of the borders at which neighbouring heads must differ by two standard errors; real weights reach 0.84."""
 
 
-def row_squares(weight: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Norms:
+    """All that the laws look at in a matrix, so that a model of any size is held in a few kilobytes.
+
+    Arguments:
+        rows: squared norm of each row, (rows,).
+        columns: squared norm of each column, (columns,).
+
+    Example:
+        >>> import numpy as np
+        >>> n = Norms.of(np.ones((2, 3)))
+        >>> n.shape, n.T.shape, n.rows.tolist(), n.columns.tolist()
+        ((2, 3), (3, 2), [3.0, 3.0], [2.0, 2.0, 2.0])
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    @classmethod
+    def of(cls, weight: np.ndarray) -> Norms:
+        """The norms of a matrix, read in float32 whatever is stored."""
+        return cls(row_squares(weight), column_squares(weight))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the matrix."""
+        return len(self.rows), len(self.columns)
+
+    @property
+    def T(self) -> Norms:  # noqa: N802 (as numpy calls it)
+        """The norms of the transposed matrix."""
+        return Norms(self.columns, self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def row_squares(weight: np.ndarray | Norms) -> np.ndarray:
     """Squared norm of each row, (rows,); read in float32 whatever is stored."""
+    if isinstance(weight, Norms):
+        return weight.rows
     import numpy as np
 
     w = np.asarray(weight, np.float32)
     return np.einsum("ij,ij->i", w, w)
 
 
-def column_squares(weight: np.ndarray) -> np.ndarray:
+def column_squares(weight: np.ndarray | Norms) -> np.ndarray:
     """Squared norm of each column, (columns,)."""
+    if isinstance(weight, Norms):
+        return weight.columns
     import numpy as np
 
     w = np.asarray(weight, np.float32)

@@ -82,7 +82,7 @@ def open_side(name: str, given: Any) -> Side:
             f"verify compares paths, mappings name → tensor and modules; {name} is none", found=type(given).__name__
         )
     checkpoint = given if isinstance(given, Checkpoint) else containers.open_checkpoint(given)
-    vit = api.load(checkpoint)
+    vit = api.load_as_named(checkpoint)
     title = checkpoint.path or f"a mapping of {len(checkpoint.tensors)} tensors"
     return _own(name, title, vit, _stored(checkpoint, vit))
 

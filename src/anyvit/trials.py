@@ -79,8 +79,13 @@ class Trial:
         return worst if worst == worst else float("inf")
 
     def settled(self, group: Iterable[Guess], own: Mapping[str, Any], side: int) -> Guess | None:
-        """The guess that gives a side's layer; `Guess()` where none comes clearly nearer; None where none fits."""
+        """The guess that gives a side's layer; `Guess()` where none comes clearly nearer; None where none fits.
+
+        Where a side's own facts give its layer up to rounding, another that comes nearer still does so by chance.
+        """
         plain = self.distance(Guess().on(own), side)
+        if plain <= self.tolerance:
+            return Guess()
         best = min(group, key=lambda guess: self.distance(guess.on(own), side))
         near = self.distance(best.on(own), side)
         step = LAST_PLACE * float(self.traces[side][self.layer].abs().max())
