@@ -107,6 +107,16 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     ]
 
 
+def placeholders(tensors: Mapping[str, Lazy]) -> Finding | None:
+    """What to say of a file most of whose parameters were left empty: DeepSpeed's ZeRO-3 keeps them elsewhere."""
+    hollow = [name for name, tensor in tensors.items() if tensor.shape == (0,)]
+    if not hollow or len(hollow) * 2 < len(tensors):
+        return None
+    cause = "parameters without elements: DeepSpeed ZeRO stage 3 keeps them in parts, and saved only their places here"
+    remedy = "python zero_to_fp32.py CHECKPOINT_FOLDER OUT (it lies in the checkpoint folder), then open OUT"
+    return Finding("not a ViT", fold(hollow)[:6], cause, remedy, fatal=True)
+
+
 def _optimizer(tensors: Mapping[str, Lazy]) -> Finding | None:
     hits = [n for n in tensors if re.search(r"(exp_avg|momentum_buffer|max_exp_avg_sq|\.step$)|(^|\.)(mu|nu)\.", n)]
     if len(hits) * 2 < len(tensors):

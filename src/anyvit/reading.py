@@ -103,12 +103,15 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     """
     tensors, wrappers = unwrapped(checkpoint.tensors)
     notes = [_note(note) for note in checkpoint.notes]
+    if hollow := diagnose.placeholders(tensors):
+        return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
+    tensors, notes = _filled(tensors, notes)
     known = _dialects(ask.dialect)
     found = matches(tensors, known)
     if not found:
         found = _blocks_only(tensors, known)
     if not found:
-        findings = (*diagnose.unknown(tensors, checkpoint.extras), *notes)
+        findings = tuple(_causes([*diagnose.unknown(tensors, checkpoint.extras), *notes]))
         return Reading(checkpoint, findings=findings, fates=dict.fromkeys(tensors, "unexplained"))
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
@@ -126,14 +129,35 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         findings += grouped
     findings += _problems(match, run, canonical, tensors)
     findings += _doubts(spec, canonical, ask, facts, run)
+    findings += _against_graph(spec, checkpoint)
+    findings = _causes(findings)
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     fates = _fates(tensors, match, run)
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 
+FATAL = ("damaged", "quantised", "fused")
+"""Kinds of a container's notes that forbid a load."""
+
+
 def _note(note: Note) -> Finding:
-    return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in ("damaged", "quantised"))
+    return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in FATAL)
+
+
+def _causes(findings: list[Finding]) -> list[Finding]:
+    """Without what only follows from weights that were changed by a tool."""
+    changed = any(finding.kind in ("quantised", "fused") and finding.fatal for finding in findings)
+    return [f for f in findings if not changed or not f.fatal or f.kind in FATAL] if changed else findings
+
+
+def _filled(tensors: dict[str, Lazy], notes: list[Finding]) -> tuple[dict[str, Lazy], list[Finding]]:
+    """The tensors that have elements: no registers may be written as registers of length zero."""
+    empty = tuple(name for name, tensor in tensors.items() if len(tensor.shape) > 1 and 0 in tensor.shape)
+    if not empty:
+        return tensors, notes
+    found = Finding("ignored", fold(empty), "tensors without elements")
+    return {name: tensor for name, tensor in tensors.items() if name not in empty}, [*notes, found]
 
 
 def _dialects(asked: str | Dialect | None) -> Sequence[Dialect]:
@@ -462,7 +486,28 @@ def _doubts(
         cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
         remedy = "open the folder with all shards; dialect=… says that it is meant so"
         findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, ask.dialect is None))
+    if spec.pos_embed == "none" and not any(map(_is_table, run.faults)):
+        cause = "there are no positions: no table, no relative biases, and this spelling does not rotate by position"
+        remedy = "get the whole file; dialect=… says that it is meant so"
+        findings.append(Finding("missing", ("embed.pos",), cause, remedy, ask.dialect is None))
     return findings
+
+
+def _against_graph(spec: Spec | None, checkpoint: Checkpoint) -> list[Finding]:
+    """Where an ONNX graph computes with positions otherwise than the layout that its names speak of."""
+    if spec is None or checkpoint.container != "onnx":
+        return []
+    said: Mapping[str, tuple[Any, str]] = checkpoint.extras["graph"]
+    rotates, biased = (said.get(key, (None, ""))[0] for key in ("rotates", "biased"))
+    causes = []
+    if rotates and spec.rope is None:
+        causes.append("the graph rotates queries and keys by their positions, which this layout does not")
+    if rotates is False and spec.rope is not None:
+        causes.append("this layout rotates queries and keys by their positions, which the graph does not")
+    if biased and "relpos" not in spec.pos_embed:
+        causes.append("the graph adds something to the attention scores (relative positions, a mask) that has no name")
+    remedy = "load the checkpoint that it was exported from"
+    return [Finding("unexplained", (), cause, remedy, True) for cause in causes]
 
 
 def _always_normed(spec: Spec) -> bool:

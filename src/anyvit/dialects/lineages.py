@@ -160,7 +160,8 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "timm-rope-axial", ("timm-eva",), {"eps": 1e-6, "rope": AXIAL_ROPE, "resample": "timm", **IMAGENET},
-        "timm/models/eva.py vit_*_rope_224", ("no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
+        "timm/models/eva.py vit_*_rope_224: LayerScale as gamma_1",
+        ("no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg", "canon blocks.{i}.ls1"),
     ),
     Lineage(
         "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
@@ -314,6 +315,11 @@ LINEAGES: tuple[Lineage, ...] = (
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "flexivit", **HALF},
         "big_vision/models/proj/flexi/vit.py", ("file flexi",), heads=GIANT,
+    ),
+    Lineage(
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", **HALF},
+        "big_vision/models/vit.py: posemb=\"sincos2d\" is computed and not stored", ("no embed.pos",), heads=GIANT,
     ),
     Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
