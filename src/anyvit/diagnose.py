@@ -40,6 +40,12 @@ SIGNS: tuple[Sign, ...] = (
          "dequantise first: model.dequantize()"),
     Sign(r"^v\.blk\.\d+\.", "not a ViT", "GGUF names of llama.cpp (v.blk.N, axes reversed): GGUF is not supported",
          "use the checkpoint that the GGUF file was made from"),
+    Sign(r"\.(weight_scale(_inv)?|input_scale)$", "quantised", "float8 weights whose scales stand beside them (weight_scale)",
+         "dequantise first, or get the original weights"),
+    Sign(r"(^|\.)visual\.(merger|deepstack_merger_list)\.", "not a ViT",
+         "the image tower of Qwen-VL (from Qwen2-VL on) or GLM-4V: a 3-D (video) patch embedding, two-dimensional rotary positions, a merger of "
+         "neighbouring patches; no plain Vision Transformer", "use it in its own library"),
+    Sign(r"(^|\.)embeddings\.text_embeddings\.", "not a ViT", "ViLT: words and patches go through the same blocks; no plain Vision Transformer"),
     Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter (lora_A, lora_B): differences to a base model that are not merged into it",
          "merge it into its base model first: model.merge_and_unload()"),
     Sign(r"patch_embed\.backbone\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",

@@ -141,14 +141,18 @@ FATAL = ("damaged", "quantised", "fused")
 """Kinds of a container's notes that forbid a load."""
 
 
+INSTEAD = ("not a ViT", "quantised", "fused")
+"""Kinds of findings that say what a file is instead, from which the others follow."""
+
+
 def _note(note: Note) -> Finding:
     return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in FATAL)
 
 
 def _causes(findings: list[Finding]) -> list[Finding]:
-    """Without what only follows from weights that were changed by a tool."""
-    changed = any(finding.kind in ("quantised", "fused") and finding.fatal for finding in findings)
-    return [f for f in findings if not changed or not f.fatal or f.kind in FATAL] if changed else findings
+    """Without what only follows from what the file is: another architecture, or weights that a tool has changed."""
+    known = any(finding.kind in INSTEAD and finding.fatal for finding in findings)
+    return [f for f in findings if not f.fatal or f.kind in INSTEAD or f.kind in FATAL] if known else findings
 
 
 def _filled(tensors: dict[str, Lazy], notes: list[Finding]) -> tuple[dict[str, Lazy], list[Finding]]:
@@ -415,7 +419,7 @@ def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy], source: Map
             Finding("outside", fold(rest), f"{len(rest)} tensors beside the blocks are not part of the tower")
         )
     if match.outside:
-        findings.append(_outside(match.outside))
+        findings.append(_outside(match.outside, match.prefix))
     for why in dict.fromkeys(run.ignored.values()):
         names = [n for n, w in run.ignored.items() if w == why]
         kind = "outside" if why.startswith("outside") else "ignored"
@@ -423,10 +427,12 @@ def _problems(match: Match, run: Run, canonical: Mapping[str, Lazy], source: Map
     return findings + diagnose.element_types({n: t for n, t in canonical.items() if canon.is_backbone(n)})
 
 
-def _outside(names: Sequence[str]) -> Finding:
+def _outside(names: Sequence[str], prefix: str) -> Finding:
+    shared = parent(prefix) if prefix.count(".") > 1 else ""
     heads: dict[str, int] = {}
     for name in names:
-        top = name.split(".", 1)[0].split("/", 1)[0]
+        inner = name[len(shared) :] if name.startswith(shared) else name
+        top = inner.split(".", 1)[0].split("/", 1)[0]
         heads[top] = heads.get(top, 0) + 1
     text = ", ".join(f"{top} ({count})" for top, count in list(heads.items())[:8])
     text_tower = any(

@@ -350,6 +350,15 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
+        "hf-blip", ("hf-blip",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers Blip2VisionConfig, InstructBlipVisionConfig: layer_norm_eps=1e-6, hidden_act='gelu'; width 1408",
+        ("width 1408",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-blip", ("hf-blip",), {"eps": 1e-5, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers BlipVisionConfig: layer_norm_eps=1e-5, hidden_act='gelu'", heads=WIDE,
+    ),
+    Lineage(
         "hf-siglip", ("hf-siglip", "hf-siglip-memory"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "hf", **HALF},
         "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6", heads=GIANT,
