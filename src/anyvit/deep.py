@@ -142,7 +142,9 @@ def _heads(found: Reading, blocks: Sequence[Attention]) -> Reading:
             findings += (Finding("measured", ("num_heads",), cause, f"heads={fact.value} insists on the other value"),)
         return replace(found, spec=new, findings=findings)
     found = _with_fact(
-        found, "num_heads", Fact(fact.value, fact.how, f"{fact.source}; the weights show {verdict.value}: {verdict.text}")
+        found,
+        "num_heads",
+        Fact(fact.value, fact.how, f"{fact.source}; the weights show {verdict.value}: {verdict.text}"),
     )
     cause = f"num_heads {fact.value} is given by {fact.source}, but the weights show {verdict.value}: {verdict.text}"
     finding = Finding("differs", ("num_heads",), cause, f"heads={verdict.value}")

@@ -42,6 +42,12 @@ SIGNS: tuple[Sign, ...] = (
          "dequantise first: model.dequantize()"),
     Sign(r"^v\.blk\.\d+\.", "not a ViT", "GGUF names of llama.cpp (v.blk.N, axes reversed): GGUF is not supported",
          "use the checkpoint that the GGUF file was made from"),
+    Sign(r"\.(weight_scale(_inv)?|input_scale)$", "quantised", "float8 weights whose scales stand beside them (weight_scale)",
+         "dequantise first, or get the original weights"),
+    Sign(r"(^|\.)visual\.(merger|deepstack_merger_list)\.", "not a ViT",
+         "the image tower of Qwen-VL (from Qwen2-VL on) or GLM-4V: a 3-D (video) patch embedding, two-dimensional rotary positions, a merger of "
+         "neighbouring patches; no plain Vision Transformer", "use it in its own library"),
+    Sign(r"(^|\.)embeddings\.text_embeddings\.", "not a ViT", "ViLT: words and patches go through the same blocks; no plain Vision Transformer"),
     Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter (lora_A, lora_B): differences to a base model that are not merged into it",
          "merge it into its base model first: model.merge_and_unload()"),
     Sign(r"patch_embed\.backbone\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
@@ -103,6 +109,16 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
             "not a ViT", shown, cause, "if it is a ViT of your own, give its names: anyvit.load(…, dialect=…)", True
         )
     ]
+
+
+def placeholders(tensors: Mapping[str, Lazy]) -> Finding | None:
+    """What to say of a file most of whose parameters were left empty: DeepSpeed's ZeRO-3 keeps them elsewhere."""
+    hollow = [name for name, tensor in tensors.items() if tensor.shape == (0,)]
+    if not hollow or len(hollow) * 2 < len(tensors):
+        return None
+    cause = "parameters without elements: DeepSpeed ZeRO stage 3 keeps them in parts, and saved only their places here"
+    remedy = "python zero_to_fp32.py CHECKPOINT_FOLDER OUT (it lies in the checkpoint folder), then open OUT"
+    return Finding("not a ViT", fold(hollow)[:6], cause, remedy, fatal=True)
 
 
 def _optimizer(tensors: Mapping[str, Lazy]) -> Finding | None:
@@ -180,7 +196,9 @@ BEFORE = re.compile(
 )
 """Names that stand before the blocks: embeddings, positions, tokens, rotary tables, a norm before block 0."""
 
-AFTER = re.compile(r"(?:^|[._/])(?:decoder|predictor|head|lm_head|text|language|neck|proj|projector|merger|token_embedding)")
+AFTER = re.compile(
+    r"(?:^|[._/])(?:decoder|predictor|head|lm_head|text|language|neck|proj|projector|merger|token_embedding)"
+)
 """Components of what comes after the blocks or beside the tower."""
 
 

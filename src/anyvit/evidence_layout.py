@@ -381,7 +381,9 @@ def _lies(blocks: Sequence[Attention], top: Key, size: int) -> bool:
         own += min(LIMIT, together(scores(channels["v"]), scores(channels["out"])))
         for name in top[2]:
             x, stream = channels[name], sides[name][(name == "out") == (name in top[2])]
-            best = [max(groups(scores(side), _sizes(len(side), None)[1:]).values(), default=0.0) for side in (x, stream)]
+            best = [
+                max(groups(scores(side), _sizes(len(side), None)[1:]).values(), default=0.0) for side in (x, stream)
+            ]
             against += max(-LIMIT, min(LIMIT, max(0.0, best[1]) - max(0.0, best[0])))
     return own >= MARGIN / 2 and against < MARGIN / 2
 

@@ -135,7 +135,12 @@ def pooled_width(spec: Spec) -> int:
         return d * (spec.num_cls if spec.summary is None else len(spec.summary))
     if spec.pool == "avg" and spec.neck_dim:
         return spec.neck_dim
-    return {"none": 0, "cls+avg": (spec.pool_layers + 1) * d, "map": spec.pool_dim or d, "attn_pool": spec.pool_dim or d}.get(spec.pool, d)
+    return {
+        "none": 0,
+        "cls+avg": (spec.pool_layers + 1) * d,
+        "map": spec.pool_dim or d,
+        "attn_pool": spec.pool_dim or d,
+    }.get(spec.pool, d)
 
 
 def _tail(spec: Spec) -> Named:

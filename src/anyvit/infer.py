@@ -412,7 +412,9 @@ def _final(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues: Clues)
     rope = facts["rope"].value
     if rope is not None and rope.reference == NATIVE and facts.get("grid"):
         side = facts["grid"].value[0]
-        found["rope"] = Fact(replace(rope, reference=side), facts["rope"].how, f"{facts['rope'].source}; scaled to {side} rows")
+        found["rope"] = Fact(
+            replace(rope, reference=side), facts["rope"].how, f"{facts['rope'].source}; scaled to {side} rows"
+        )
     if any(n.startswith("pool.") for n in tensors):
         found["pool"] = _measured(
             "map" if "pool.mlp.fc1.weight" in tensors and not clues.dialect.startswith("pe") else "attn_pool",

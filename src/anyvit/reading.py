@@ -117,12 +117,15 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     made = reparametrized.whole(tensors, checkpoint.extras)
     tensors = made.tensors
     notes = [_note(note) for note in checkpoint.notes]
+    if hollow := diagnose.placeholders(tensors):
+        return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
+    tensors, notes = _filled(tensors, notes)
     known = _dialects(ask.dialect)
     found = matches(tensors, known)
     if not found:
         found = _blocks_only(tensors, known)
     if not found:
-        findings = (*diagnose.unknown(tensors, checkpoint.extras), *notes)
+        findings = tuple(_causes([*diagnose.unknown(tensors, checkpoint.extras), *notes]))
         return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
@@ -142,6 +145,8 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     findings += _problems(match, run, canonical, tensors, facts)
     findings += _doubts(spec, canonical, ask, facts, run, match)
     findings += _foreign(findings, match, canonical, configs.model_types(checkpoint))
+    findings += _against_graph(spec, checkpoint)
+    findings = _causes(findings)
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     if made.sources:
@@ -151,8 +156,31 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 
+FATAL = ("damaged", "quantised", "fused")
+"""Kinds of a container's notes that forbid a load."""
+
+
+INSTEAD = ("not a ViT", "quantised", "fused")
+"""Kinds of findings that say what a file is instead, from which the others follow."""
+
+
 def _note(note: Note) -> Finding:
-    return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in ("damaged", "quantised"))
+    return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in FATAL)
+
+
+def _causes(findings: list[Finding]) -> list[Finding]:
+    """Without what only follows from what the file is: another architecture, or weights that a tool has changed."""
+    known = any(finding.kind in INSTEAD and finding.fatal for finding in findings)
+    return [f for f in findings if not f.fatal or f.kind in INSTEAD or f.kind in FATAL] if known else findings
+
+
+def _filled(tensors: dict[str, Lazy], notes: list[Finding]) -> tuple[dict[str, Lazy], list[Finding]]:
+    """The tensors that have elements: no registers may be written as registers of length zero."""
+    empty = tuple(name for name, tensor in tensors.items() if len(tensor.shape) > 1 and 0 in tensor.shape)
+    if not empty:
+        return tensors, notes
+    found = Finding("ignored", fold(empty), "tensors without elements")
+    return {name: tensor for name, tensor in tensors.items() if name not in empty}, [*notes, found]
 
 
 def _dialects(asked: str | Dialect | None) -> Sequence[Dialect]:
@@ -441,7 +469,7 @@ def _problems(
             Finding("outside", fold(rest), f"{len(rest)} tensors beside the blocks are not part of the tower")
         )
     if match.outside:
-        findings.append(_outside(match.outside))
+        findings.append(_outside(match.outside, match.prefix))
     for why in dict.fromkeys(run.ignored.values()):
         names = [n for n, w in run.ignored.items() if w == why]
         kind = "outside" if why.startswith("outside") else "ignored"
@@ -449,10 +477,12 @@ def _problems(
     return findings + diagnose.element_types({n: t for n, t in canonical.items() if canon.is_backbone(n)})
 
 
-def _outside(names: Sequence[str]) -> Finding:
+def _outside(names: Sequence[str], prefix: str) -> Finding:
+    shared = parent(prefix) if prefix.count(".") > 1 else ""
     heads: dict[str, int] = {}
     for name in names:
-        top = name.split(".", 1)[0].split("/", 1)[0]
+        inner = name[len(shared) :] if name.startswith(shared) else name
+        top = inner.split(".", 1)[0].split("/", 1)[0]
         heads[top] = heads.get(top, 0) + 1
     text = ", ".join(f"{top} ({count})" for top, count in list(heads.items())[:8])
     text_tower = any(
@@ -490,7 +520,9 @@ def _doubts(
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
         findings.append(Finding("shape", (), cause, "heads=…", True))
     if spec.pos_embed == "none" and not any(map(_is_table, run.faults)) and not _without_positions(spec):
-        cause = "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
+        cause = (
+            "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
+        )
         remedy = "get the whole file; dialect=… says that it is meant so"
         findings.append(Finding("missing", (_spell(match, "embed.pos"),), cause, remedy, ask.dialect is None))
     table = canonical.get("embed.pos")
@@ -522,6 +554,23 @@ def _doubts(
 def _without_positions(spec: Spec) -> bool:
     """Whether it is told that there are no positions, or shows by their absence."""
     return spec.facts["pos_embed"].how == "given" or spec.dialect.startswith(TABLELESS)
+
+
+def _against_graph(spec: Spec | None, checkpoint: Checkpoint) -> list[Finding]:
+    """Where an ONNX graph computes with positions otherwise than the layout that its names speak of."""
+    if spec is None or checkpoint.container != "onnx":
+        return []
+    said: Mapping[str, tuple[Any, str]] = checkpoint.extras["graph"]
+    rotates, biased = (said.get(key, (None, ""))[0] for key in ("rotates", "biased"))
+    causes = []
+    if rotates and spec.rope is None:
+        causes.append("the graph rotates queries and keys by their positions, which this layout does not")
+    if rotates is False and spec.rope is not None:
+        causes.append("this layout rotates queries and keys by their positions, which the graph does not")
+    if biased and "relpos" not in spec.pos_embed:
+        causes.append("the graph adds something to the attention scores (relative positions, a mask) that has no name")
+    remedy = "load the checkpoint that it was exported from"
+    return [Finding("unexplained", (), cause, remedy, True) for cause in causes]
 
 
 def _always_normed(spec: Spec) -> bool:

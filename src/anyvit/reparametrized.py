@@ -83,7 +83,9 @@ def _product(
         for head, parts in norm.items():
             number = int(head.rpartition(".")[2] or 0)
             piece = slice(number * rows[head], (number + 1) * rows[head])
-            out[piece] *= _factor(out[piece], {part: values[name].astype("float32") for part, name in parts.items()}, eps)
+            out[piece] *= _factor(
+                out[piece], {part: values[name].astype("float32") for part, name in parts.items()}, eps
+            )
         return out
 
     return computed(stored.shape, precise(stored.dtype), multiply, [tensors[name] for name in names])

@@ -170,7 +170,7 @@ class Report:
 
 
 _ORDER = (
-    "not a ViT", "quantised", "damaged", "missing", "unexplained", "conflict", "shape", "unsayable", "ambiguous",
+    "not a ViT", "quantised", "fused", "damaged", "missing", "unexplained", "conflict", "shape", "unsayable", "ambiguous",
     "weights", "condition", "new", "resized", "folded", "assumed",
 )  # fmt: skip
 

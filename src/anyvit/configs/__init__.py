@@ -18,7 +18,7 @@ from anyvit.configs.hf import head_pool
 from anyvit.configs.rows import Given
 from anyvit.configs.stamp import provenance
 from anyvit.lazy import Checkpoint
-from anyvit.spec import Spec
+from anyvit.spec import Fact, Spec
 
 __all__ = ["Given", "Written", "constructors", "head_pool", "model_types", "provenance", "read", "reconcile", "write"]
 
@@ -39,7 +39,7 @@ class Written:
 def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
     """The facts that a checkpoint's configs, metadata and training arguments state.
 
-    The later of these has the last word: training arguments in the pickle, config.json, open_clip_config.json,
+    The later of these has the last word: what an ONNX graph computes, training arguments in the pickle, config.json, open_clip_config.json,
     preprocessor_config.json, the Spec in the metadata of a file that anyvit wrote. Contradictions are noted.
 
     Arguments:
@@ -47,7 +47,7 @@ def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
         dialect: the recognised dialect; where a folder holds configs of two ecosystems, its own has the last word.
     """
     siblings = checkpoint.siblings
-    found = [args.believable(args.read(checkpoint.extras), checkpoint.tensors)]
+    found = [_graph(checkpoint), args.believable(args.read(checkpoint.extras), checkpoint.tensors)]
     configs = [_config(siblings[name], name) for name in ("config.json",) if name in siblings]
     if "open_clip_config.json" in siblings:
         configs.append(open_clip.read(siblings["open_clip_config.json"]))
@@ -67,6 +67,15 @@ def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
 def model_types(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The model_types that a checkpoint's config.json names."""
     return hf.model_types(checkpoint.siblings.get("config.json"))
+
+
+def _graph(checkpoint: Checkpoint) -> Given:
+    """What the nodes of an ONNX model compute, which no tensor says."""
+    if checkpoint.container != "onnx":
+        return Given()
+    said: Mapping[str, tuple[Any, str]] = checkpoint.extras["graph"]
+    known = ("num_heads", "eps", "act")
+    return Given({name: Fact(value, "measured", why) for name, (value, why) in said.items() if name in known})
 
 
 def _config(config: Any, source: str) -> Given:

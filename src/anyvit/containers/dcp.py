@@ -17,6 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from anyvit.containers import single
 from anyvit.containers.dcp_parts import Part, Parts, Place
 from anyvit.containers.files import LocalFile, unreadable
 from anyvit.containers.inert import Inert
@@ -79,7 +80,8 @@ def _home(folder: Path) -> Path:
     if (folder / METADATA).is_file():
         return folder
     try:
-        steps = sorted(inner.name for inner in folder.iterdir() if (inner / METADATA).is_file())
+        steps = [inner.name for inner in folder.iterdir() if (inner / METADATA).is_file()]
+        steps.sort(key=single.by_number)
     except OSError as error:
         raise unreadable(folder, error) from error
     if len(steps) == 1:

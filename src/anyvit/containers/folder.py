@@ -43,6 +43,8 @@ _NO_WEIGHTS = re.compile(
     r"((optim(izer)?|scheduler|scaler|training_args|random_states|rng_state|sampler)[._-]|.*optim_states).*",
     re.IGNORECASE,
 )
+_NO_MODEL = re.compile(r"optim(izer)?([._-].*)?", re.IGNORECASE)
+"""Folders of an optimizer's state: Accelerate's `optimizer_0`."""
 _RANK = re.compile(r"(?P<before>.*?)(?<![A-Za-z])(?P<rank>rank[_-]?\d+)(?P<after>.*)")
 
 
@@ -139,12 +141,16 @@ def _standard(folder: Path, files: Sequence[str]) -> Opener | None:
     if not present:
         return None
     chosen, others = present[0], tuple(present[1:])
+    unread = tuple(name for name in files if name not in STANDARD and _may_be_weights(name) and not _is_shard(name))
 
     def opener() -> Checkpoint:
         notes = shards.unlisted(folder, chosen) if chosen == "model.safetensors" else ()
         if others:
             cause = f"{chosen} was opened; the folder holds the same or other weights under more names"
             notes = (*notes, Note("preferred", others, cause, f"open {folder / others[0]} to have the other"))
+        if unread:
+            cause = f"{chosen} was opened; these files may hold other weights"
+            notes = (*notes, Note("stray", unread, cause, f"open {folder / unread[0]} to have another"))
         return single.with_notes(single.read(folder / chosen), notes)
 
     return opener
@@ -251,11 +257,19 @@ def _may_be_weights(name: str) -> bool:
     return name.lower().endswith(WEIGHTS) or re.fullmatch(r"checkpoint(_\d+)?", name) is not None
 
 
+def _is_shard(name: str) -> bool:
+    return single.SHARD.fullmatch(name) is not None
+
+
 def _nested(folder: Path, folders: Sequence[str], depth: int) -> Opener | None:
     inner: dict[str, Opener] = {}
     for name in folders if len(folders) <= FOLDERS_LIMIT else ():
         with contextlib.suppress(FileError):  # a folder that may not be listed hides no other
-            if not name.startswith((".", "__")) and (found := _opener(folder / name, depth - 1)) is not None:
+            if (
+                not name.startswith((".", "__"))
+                and not _NO_MODEL.fullmatch(name)
+                and (found := _opener(folder / name, depth - 1)) is not None
+            ):
                 inner[name] = found
     if not inner:
         return None
@@ -281,10 +295,11 @@ def _latest(folder: Path, inner: Mapping[str, Opener]) -> str | None:
 
 
 def _several(folder: Path, names: Sequence[str]) -> Ambiguous:
+    ordered = sorted(names, key=single.by_number)
     return Ambiguous(
         f"{folder} holds several checkpoints",
-        names=names,
-        remedy=f"open one of them, for instance {folder / names[-1]}",
+        names=ordered,
+        remedy=f"open one of them, for instance {folder / ordered[-1]}",
     )
 
 

@@ -11,12 +11,12 @@ What torch's two exporters leave, seen on exports of timm, transformers and open
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from anyvit.containers import onnx_tokens
 from anyvit.containers.onnx_proto import Model, Node
-from anyvit.lazy import Lazy, computed
+from anyvit.lazy import Lazy, computed, concat, split
 
 PARAMETERS = {
     "LayerNormalization": {1: "weight", 2: "bias"},
@@ -57,10 +57,9 @@ class Restored:
     small: list[str] = field(default_factory=list)
 
 
-def restore(model: Model) -> Restored:
+def restore(model: Model, graph: Graph) -> Restored:
     """Names what can be named; leaves the rest as it is."""
     found = Restored()
-    graph = Graph(model)
     anonymous = {name for name in graph.constants if is_anonymous(name)}
     found.tensors = {name: lazy for name, lazy in graph.constants.items() if name not in anonymous}
     _identities(graph, found)
@@ -77,6 +76,21 @@ def restore(model: Model) -> Restored:
             if name not in found.tensors and source not in anonymous:
                 found.tensors[name] = replace(graph.constants[source], origin=(name,))
                 found.shared.append(name)
+        for name, lazy, source in _parted(node, graph):
+            if source in anonymous and name not in found.tensors:
+                found.tensors[name] = replace(lazy, origin=(name,))
+                found.turned.append(name)
+                used.add(source)
+        for name, source in _query(node, graph):
+            if source in anonymous and name not in found.tensors:
+                found.tensors[name] = replace(graph.constants[source], origin=(name,))
+                found.named.append(name)
+                used.add(source)
+    for name, lazy, sources in _packed(model.nodes, graph, anonymous - used):
+        if name not in found.tensors:
+            found.tensors[name] = replace(lazy, origin=(name,))
+            found.turned.append(name)
+            used.update(sources)
     for name, lazy, sources in onnx_tokens.tables(model, graph.constants, anonymous - used, found.tensors):
         found.tensors[name] = replace(lazy, origin=(name,))
         found.named.append(name)
@@ -211,6 +225,57 @@ def _added(node: Node, graph: Graph) -> tuple[str, str | None]:
         if source is not None and len(graph.constants[source].shape) == 1:
             return "" if is_anonymous(value) else value, source
     return "", None
+
+
+def _parted(node: Node, graph: Graph) -> Iterator[tuple[str, Lazy, str]]:
+    """Names, parts and constant of the linears that an optimiser joined to one: MatMul, Split, and a named bias each."""
+    source = graph.constant(node.inputs[1]) if node.op == "MatMul" and len(node.inputs) == 2 else None
+    after = graph.uses.get(node.outputs[0], []) if source is not None else []
+    if source is None or len(after) != 1 or after[0].op != "Split" or len(graph.constants[source].shape) != 2:
+        return
+    biases = []
+    for output in after[0].outputs:
+        adds = [add for add in graph.uses.get(output, ()) if add.op == "Add"]
+        named = [v for add in adds for v in add.inputs if graph.constant(v) and _BIAS.fullmatch(v)]
+        biases.append(named[0] if len(named) == 1 else "")
+    sizes = [graph.constants[graph.constant(bias) or ""].shape[0] for bias in biases if bias]
+    whole = graph.constants[source].shape[1]
+    if len(sizes) < 2 or len(sizes) != len(biases) or sum(sizes) != whole:
+        return
+    for bias, part in zip(biases, split(transposed(graph.constants[source]), sizes), strict=True):
+        yield bias[: -len("bias")] + "weight", part, source
+
+
+def _query(node: Node, graph: Graph) -> Iterator[tuple[str, str]]:
+    """Name and constant of the learned query of transformers' pooling heads, which is repeated for each picture."""
+    scope = graph.scope(node)
+    source = graph.constant(node.inputs[0]) if node.op in ("Tile", "Expand") else None
+    if source is not None and graph.constants[source].shape[:2] == (1, 1) and f"{scope}.attention" in graph.modules:
+        yield f"{scope}.probe" if scope else "probe", source
+
+
+def _packed(nodes: Iterable[Node], graph: Graph, free: set[str]) -> Iterator[tuple[str, Lazy, tuple[str, ...]]]:
+    """Name, tensor and constants of torch.nn.MultiheadAttention's input projection, which exporters cut in two or three."""
+    parts: dict[str, list[tuple[str, str | None]]] = {}
+    for node in nodes:
+        source = graph.constant(node.inputs[1]) if node.op == "MatMul" and len(node.inputs) > 1 else None
+        scope = graph.scope(node)
+        if source in free and scope and f"{scope}.out_proj" in graph.modules:
+            bias = next((graph.constant(v) for add in graph.uses.get(node.outputs[0], ()) if add.op == "Add"
+                         for v in add.inputs if graph.constant(v)), None)  # fmt: skip
+            parts.setdefault(scope, []).append((source, bias))
+    for scope, found in parts.items():
+        weights = [transposed(graph.constants[source]) for source, _ in found]
+        width = weights[0].shape[-1]
+        if (
+            any(len(w.shape) != 2 or w.shape[1] != width for w in weights)
+            or sum(w.shape[0] for w in weights) != 3 * width
+        ):
+            continue
+        yield f"{scope}.in_proj_weight", concat(weights), tuple(source for source, _ in found)
+        biases = [bias for _, bias in found if bias]
+        if len(biases) == len(found):
+            yield f"{scope}.in_proj_bias", concat([graph.constants[bias] for bias in biases]), tuple(biases)
 
 
 def _merged(node: Node, graph: Graph) -> Iterator[tuple[str, str]]:

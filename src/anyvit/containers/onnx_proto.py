@@ -12,17 +12,19 @@ from pathlib import Path
 from anyvit.containers.files import LocalFile
 from anyvit.containers.limits import check_total
 from anyvit.containers.onnx_tensor import Tensor, tensor
-from anyvit.containers.protobuf import BYTES, Message, signed
+from anyvit.containers.protobuf import BYTES, FIXED32, Message, signed
 from anyvit.errors import UnsafeError
 from anyvit.lazy import Lazy, Note
 
 NODE_LIMIT = 1_000_000
 """Most nodes and tensors of a graph."""
+TEXT_LIMIT = 256
+"""Longest attribute in bytes that is kept as a text; those that mean something here are words."""
 
 MODEL_PRODUCER, MODEL_GRAPH, MODEL_METADATA, MODEL_FUNCTIONS = 2, 7, 14, 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
-NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP, NODE_ATTRIBUTE, NODE_METADATA = 1, 2, 3, 4, 5, 9
-ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR = 1, 3, 5
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP, NODE_ATTRIBUTE, NODE_DOMAIN, NODE_METADATA = 1, 2, 3, 4, 5, 7, 9
+ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_TEXT, ATTRIBUTE_TENSOR = 1, 2, 3, 4, 5
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 
 SCOPES, CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
@@ -44,7 +46,10 @@ class Node:
         outputs: names of the values that it gives.
         scope: dotted path of the module that it came from, where the exporter wrote one down.
         owner: the class of the outermost module, where the exporter wrote one down.
+        domain: who defines the kind; "" is ONNX itself.
         flags: its integer attributes.
+        floats: its attributes that are real numbers.
+        texts: its short attributes that are texts.
         value: the tensor of a Constant.
     """
 
@@ -54,7 +59,10 @@ class Node:
     outputs: list[str] = field(default_factory=list)
     scope: str | None = None
     owner: str = ""
+    domain: str = ""
     flags: dict[str, int] = field(default_factory=dict)
+    floats: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     value: Tensor | None = None
 
 
@@ -141,6 +149,8 @@ def _node(message: Message, files: dict[Path, LocalFile]) -> Node:
             node.name = message.text(entry)
         elif entry.number == NODE_OP:
             node.op = message.text(entry)
+        elif entry.number == NODE_DOMAIN:
+            node.domain = message.text(entry)
         elif entry.number == NODE_ATTRIBUTE and entry.wire == BYTES:
             _attribute(message.inner(entry), node, files)
         elif entry.number == NODE_METADATA and entry.wire == BYTES:
@@ -149,16 +159,24 @@ def _node(message: Message, files: dict[Path, LocalFile]) -> Node:
 
 
 def _attribute(message: Message, node: Node, files: dict[Path, LocalFile]) -> None:
-    name, number, value = "", None, None
+    name, number, real, text, value = "", None, None, None, None
     for entry in message:
         if entry.number == ATTRIBUTE_NAME:
             name = message.text(entry)
         elif entry.number == ATTRIBUTE_INT:
             number = signed(entry.value)
+        elif entry.number == ATTRIBUTE_FLOAT and entry.wire == FIXED32:
+            real = message.real(entry)
+        elif entry.number == ATTRIBUTE_TEXT and entry.wire == BYTES and entry.size <= TEXT_LIMIT:
+            text = message.bytes_of(entry).decode("utf-8", "replace")
         elif entry.number == ATTRIBUTE_TENSOR and entry.wire == BYTES:
             value = entry
     if number is not None:
         node.flags[name] = number
+    if real is not None:
+        node.floats[name] = real
+    if text is not None:
+        node.texts[name] = text
     if value is not None and name == "value":
         node.value = tensor(message.inner(value), files)
 

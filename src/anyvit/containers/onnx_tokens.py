@@ -114,7 +114,7 @@ class _Tower:
             elif node.op != "Shape":
                 if node.op == "Concat":
                     yield from self.tokens(node)
-                elif node.op == "Add":
+                elif node.op in ("Add", "SkipLayerNormalization"):
                     yield from self.positions(node)
                 self.patches.update(node.outputs)
 

@@ -6,6 +6,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from struct import unpack
 from typing import NamedTuple
 
 from anyvit.containers.cursor import Cursor
@@ -83,6 +84,12 @@ class Message(Cursor):
         if begin >= 0 and begin + field.size <= len(self._data):
             return self._data[begin : begin + field.size]
         return self.file.read(field.value, field.size)
+
+    def real(self, field: Field) -> float:
+        """The 32-bit floating-point number of a field."""
+        begin = field.value - self._from
+        held = begin >= 0 and begin + 4 <= len(self._data)
+        return unpack("<f", self._data[begin : begin + 4] if held else self.file.read(field.value, 4))[0]
 
     def text(self, field: Field) -> str:
         """The text of a field."""

@@ -106,3 +106,13 @@ def _read_zip(path: Path) -> Checkpoint:
 def with_notes(checkpoint: Checkpoint, notes: tuple[Note, ...]) -> Checkpoint:
     """The same checkpoint with more to say."""
     return replace(checkpoint, notes=(*checkpoint.notes, *notes)) if notes else checkpoint
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts the numbers in names as numbers, so that step 1000 comes after step 500.
+
+    Example:
+        >>> sorted(["checkpoint-1000", "checkpoint-500"], key=by_number)
+        ['checkpoint-500', 'checkpoint-1000']
+    """
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d{1,18})", name)]

@@ -18,6 +18,7 @@ HF_BLIP = Dialect(
         R(L + "self_attn.projection.{p}", B + "attn.out.{p}"),
         R(L + "mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}"),
         R("post_layernorm.{p}", "norm.{p}", why="over all tokens; transformers' pooler applies it to cls once more"),
+        R("../vision_proj.{p}", "proj.{p}", why="BlipForImageTextRetrieval"),
     ),
     source="huggingface/transformers v5.23.0: models/{blip,blip_2,instructblip}/modeling_*.py",
     title="Hugging Face BLIP, BLIP-2 and InstructBLIP",

@@ -438,6 +438,15 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
+        "hf-blip", ("hf-blip",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers Blip2VisionConfig, InstructBlipVisionConfig: layer_norm_eps=1e-6, hidden_act='gelu'; width 1408",
+        ("width 1408",), heads=WIDE,
+    ),
+    Lineage(
+        "hf-blip", ("hf-blip",), {"eps": 1e-5, "act": "gelu", "resample": "hf", **CLIP},
+        "transformers BlipVisionConfig: layer_norm_eps=1e-5, hidden_act='gelu'", heads=WIDE,
+    ),
+    Lineage(
         "hf-siglip", ("hf-siglip", "hf-siglip-memory"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "hf", **HALF},
         "transformers SiglipVisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6", heads=GIANT,
@@ -449,14 +458,6 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "hf-pixio", ("hf-pixio",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **IMAGENET},
         "transformers PixioConfig: layer_norm_eps=1e-6", heads=WIDE,
-    ),
-    Lineage(
-        "hf-blip-2", ("hf-blip",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **CLIP},
-        "transformers Blip2VisionConfig, InstructBlipVisionConfig: layer_norm_eps=1e-6, EVA-01 g", ("width 1408",), heads=WIDE,
-    ),
-    Lineage(
-        "hf-blip", ("hf-blip",), {"eps": 1e-5, "act": "gelu", "resample": "hf", **CLIP},
-        "transformers BlipVisionConfig: hidden_act='gelu', layer_norm_eps=1e-5", heads=WIDE,
     ),
     Lineage(
         "hf-dinov3", ("hf-dinov3", "hf-dinov3-memory"), {"eps": 1e-5, "rope": DINOV3_ROPE, **IMAGENET},

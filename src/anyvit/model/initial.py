@@ -50,7 +50,11 @@ def _set(name: str, tensor: Tensor, spec: Spec) -> None:
         nn.init.zeros_(tensor)
     elif last in ("cls", "dist", "reg", "pos", "pos_prefix", "query", "rel_pos"):
         nn.init.trunc_normal_(tensor, std=STD)
-    elif last in ("rel_pos_h", "rel_pos_w") or name in ("embed.mask", "head_norm.mean", "whiten.mean") or ".adaln." in name:
+    elif (
+        last in ("rel_pos_h", "rel_pos_w")
+        or name in ("embed.mask", "head_norm.mean", "whiten.mean")
+        or ".adaln." in name
+    ):
         nn.init.zeros_(tensor)
     elif last.startswith("lambda_"):
         nn.init.zeros_(tensor) if tensor.ndim == 0 else nn.init.normal_(tensor, std=0.1)
