@@ -76,15 +76,22 @@ def write_out(
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:
         containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
-    return report.adding((*running.findings(), *integrity.recordless(out), *_gridless(out, said.fitted.spec)))
+    return report.adding((*running.findings(), *integrity.recordless(out), *_untold(out, said.fitted.spec, said.dialect)))
 
 
-def _gridless(out: Path, spec: Spec) -> tuple[Finding, ...]:
-    """What to say of a container that has no place for the grid of a position table that is not square."""
-    if out.suffix.lower() != ".npz" or spec.grid is None or spec.grid[0] == spec.grid[1] or "rope" in spec.pos_embed:
+def _untold(out: Path, spec: Spec, dialect: Dialect) -> tuple[Finding, ...]:
+    """What a container without metadata has no place for and its reader has to be told."""
+    if out.suffix.lower() != ".npz":
         return ()
-    cause = f"npz has no place for the grid of the position table, {spec.grid[0]} × {spec.grid[1]}"
-    return (Finding("note", (), cause, f"its reader has to be told: grid=({spec.grid[0]}, {spec.grid[1]})"),)
+    found = []
+    if spec.grid is not None and spec.grid[0] != spec.grid[1]:
+        cause = f"npz has no place for the grid of the position table, {spec.grid[0]} × {spec.grid[1]}"
+        found.append(Finding("note", (), cause, f"its reader has to be told: grid=({spec.grid[0]}, {spec.grid[1]})"))
+    if spec.in_chans != dialect.sizes.get("c", spec.in_chans):
+        cause = f"npz has no place for the number of channels of linear patches, {spec.in_chans}"
+        remedy = f'dialect=dataclasses.replace(anyvit.dialects.get("{dialect.name}"), sizes={{"c": {spec.in_chans}}})'
+        found.append(Finding("note", (), cause, f"its reader has to be told: {remedy}"))
+    return tuple(found)
 
 
 def say(state: Adapted, to: str | Dialect, chunks: int | None = None, *, folder: bool = True) -> Said:
@@ -211,7 +218,10 @@ MASKLESS = ("hf-vit", "hf-deit", "hf-vit-mae", "hf-vit-msn", "hf-vit-msn-beside"
 def rows_of(dialect: Dialect, state: fit.Fitted) -> int | None:
     """How many prefix rows the dialect's position tables have; None where any number will do.
 
-    timm's have none or one for every prefix token (`no_embed_class`); others that have rows have them for class tokens.
+    timm's have none or one for every prefix token (`no_embed_class`); big_vision's have none, for it adds positions
+    before the class token; others that have rows have them for class tokens.
+
+    Source: google-research/big_vision@0127fb6: big_vision/models/vit.py _Model ("Add posemb before adding extra token")
     """
     tensors = state.tensors
     have = tensors["embed.pos_prefix"].shape[0] if "embed.pos_prefix" in tensors else 0

@@ -139,6 +139,9 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if wrappers:
         findings.append(Finding("ignored", wrappers, "components that wrappers put into names were left out"))
     spec = _spec(canonical, match, checkpoint, facts, run, tensors)
+    if spec is not None and "c" in match.dialect.sizes and "in_chans" not in facts:
+        why = f"rows of the patch matrix, {spec.in_chans} channels taken for granted"
+        spec = spec.with_facts("assumed", why, in_chans=spec.in_chans, patch_size=spec.patch_size)
     if spec is not None:
         canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
         findings += grouped
@@ -212,7 +215,7 @@ def _settle(match: Match, tensors: Mapping[str, Lazy], checkpoint: Checkpoint) -
     equal = [match, *match.rivals]
     if len(equal) == 1:
         return match
-    runs = [read(_first_block(tensors, m), m.dialect, m.prefix, None, m.hits) for m in equal]
+    runs = [_first_read(tensors, m) for m in equal]
     faults = [_misfits(run) for run in runs]
     fitting = [(m, run) for m, run, count in zip(equal, runs, faults, strict=True) if count == min(faults)]
     written = checkpoint.metadata.get("anyvit.dialect")
@@ -226,6 +229,19 @@ def _settle(match: Match, tensors: Mapping[str, Lazy], checkpoint: Checkpoint) -
     if best is match:
         return match
     return replace(fit(tensors, best.dialect, best.prefix), rivals=tuple(m for m in equal if m is not best))
+
+
+CHANNELS = (3, 1, 2, 4, *range(5, 17))
+"""Channels that are tried where patches are rows and neither channels nor pixels are an axis of their own."""
+
+
+def _first_read(tensors: Mapping[str, Lazy], match: Match) -> Run:
+    """Block 0 and what is outside the blocks, read by a dialect; linear patches with the channels that fit."""
+    some = _first_block(tensors, match)
+    counts = CHANNELS if "c" in match.dialect.sizes else (0,)
+    runs = (read(some, match.dialect, match.prefix, {"c": n} if n else None, match.hits) for n in counts)
+    first = next(runs)
+    return first if not _misfits(first) else min((first, *runs), key=_misfits)
 
 
 def _first_block(tensors: Mapping[str, Lazy], match: Match) -> dict[str, Lazy]:
@@ -283,13 +299,15 @@ def _translate(
 ) -> tuple[Run, list[Finding]]:
     """The canonical tensors; the prefix rows of the position table are found by fit."""
     sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
+    if "c" in match.dialect.sizes and "in_chans" in facts:  # linear patches: the channels are not an axis of their own
+        sizes["c"] = facts["in_chans"].value
     targets = {name: hit.item.ours or "" for name, hit in match.hits.items()}
     mine, empty = idle.without_empty({n: tensors[n] for n in match.hits}, targets)
     run = read(mine, match.dialect, match.prefix, sizes, match.hits)
     run = replace(run, ignored={**run.ignored, **empty})
     mixed = next((fault for fault in run.faults if fault.rule.ours == "embed.[cls|reg]"), None)
-    if mixed is not None and not sizes:
-        sizes = {"t": min(CLASS_TOKENS, tensors[mixed.names[0]].shape[-2])}
+    if mixed is not None and "t" not in sizes:
+        sizes = {**sizes, "t": min(CLASS_TOKENS, tensors[mixed.names[0]].shape[-2])}
         run = read(mine, match.dialect, match.prefix, sizes, match.hits)
     if any("are not known" in fault.text and not _is_table(fault) for fault in run.faults):
         sizes = {**sizes, "d": conform.width_of(run.tensors)}
@@ -297,7 +315,9 @@ def _translate(
     waiting = [f for f in run.faults if _is_table(f)]
     if not waiting:
         return run, []
-    count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts, values)
+    # a dialect that asks for the row wherever there is a class token (Google's) never has a table without it
+    sure = "embed.pos_prefix" in match.dialect.requires and "embed.cls" not in match.dialect.requires
+    count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts, values, sure)
     if count is None:
         return run, findings
     table = read({n: tensors[n] for n in waiting[0].names}, match.dialect, match.prefix, {**sizes, "k": count})
@@ -319,8 +339,9 @@ Source: NVlabs/RADIO, RADIOv2.5: one class token for each of four teachers; the 
 
 
 def _prefix_rows(
-    name: str, tensors: Mapping[str, Lazy], canonical: Mapping[str, Lazy], facts: dict[str, Fact], values: bool
-) -> tuple[int | None, list[Finding]]:
+    name: str, tensors: Mapping[str, Lazy], canonical: Mapping[str, Lazy], facts: dict[str, Fact], values: bool,
+    sure: bool = False,
+) -> tuple[int | None, list[Finding]]:  # fmt: skip
     """How many rows of a position table belong to prefix tokens: the one count that leaves a valid grid.
 
     (n − 1)(n + 1) + 1 = n², so a table of n² rows beside a cls token may also be 13 × 15 and cls; that is said.
@@ -330,6 +351,7 @@ def _prefix_rows(
     dist = int("embed.dist" in canonical)
     registers = canonical["embed.reg"].shape[0] if "embed.reg" in canonical else 0
     options = list(dict.fromkeys((cls + dist, cls, 0, cls + dist + registers)))
+    options = [count for count in options if count or not (sure and cls)]
     grid = _given_grid(facts)
     if grid is not None:
         for count in options:
@@ -508,7 +530,7 @@ def _doubts(
     if "t" in run.sizes and "num_cls" not in facts and any("token.token" in n for n in run.used):
         cause = f"one tensor holds class tokens and registers; the first {CLASS_TOKENS} are taken for class tokens"
         findings.append(Finding("assumed", ("num_cls",), cause))
-    doubtful = [("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation")]
+    doubtful = [("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation"), ("in_chans", "channels")]
     if spec.block_norm != "pre":
         doubtful.append(("block_norm", "norms inside the blocks stand after each branch:"))
     for name, what in doubtful:
@@ -529,12 +551,13 @@ def _doubts(
     if table is not None and spec.grid is None:
         cause = f"the grid of the position table cannot be told: {table.shape[0]} rows are no square"
         findings.append(Finding("ambiguous", table.origin, cause, "grid=(rows, columns)", True))
+    kernel = canonical["embed.patch.weight"].origin if "embed.patch.weight" in canonical else ()
     if spec.patch[0] != spec.patch[1]:
         cause = f"the patch is not square: {spec.patch[0]} × {spec.patch[1]} pixels (height × width)"
-        findings.append(Finding("note", canonical["embed.patch.weight"].origin, cause))
+        findings.append(Finding("note", kernel, cause))
     if spec.in_chans != len(spec.mean):
         cause = f"the patch kernel takes {spec.in_chans} channels; mean and std are known for {len(spec.mean)}"
-        findings.append(Finding("note", canonical["embed.patch.weight"].origin, cause))
+        findings.append(Finding("note", kernel, cause))
     if spec.ffn == "mlp_x2":
         cause = "parallel blocks: two attentions and two MLPs stand side by side in each; the reference ViT has no such block"
         findings.append(Finding("unexplained", (), cause, "use timm for this model", True))
