@@ -26,13 +26,26 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {}, "registers": {"num_registers": 3}, "swiglu": {"ffn": "swiglu", "act": "silu"},
     "post-norm": {"block_norm": "post"}, "post-norm, LayerScale": {"block_norm": "post", "layer_scale": True},
     "rope": {"pos_embed": "rope", "rope": Rope(), "qkv_bias": "qv"}, "qk-norm": {"qk_norm": "head"},
+    "side by side": {"ffn": "parallel_scaling"}, "differential": {"diff_attn": "vectors"},
     "relative": {"pos_embed": "relpos"}, "shared relative": {"pos_embed": "relpos_shared"},
     "windows": {"pos_embed": "learned+relpos_decomposed", "window": 2, "global_blocks": (1,), "num_cls": 0, "pool": "none"},
     "rmsnorm, no cls": {"norm": "rmsnorm", "norm_bias": False, "num_cls": 0, "pool": "avg"},
 }  # fmt: skip
 
 
-UNLIKE = ("aimv2", "beit", "dinov3", "eva02", "internvit-a", "mmpretrain", "openai_clip", "pe", "radio", "sam", "siglip")
+UNLIKE = (
+    "aimv2",
+    "beit",
+    "dinov3",
+    "eva02",
+    "internvit-a",
+    "mmpretrain",
+    "openai_clip",
+    "pe",
+    "radio",
+    "sam",
+    "siglip",
+)
 """Cases that differ in norms, positions, MLP or pool."""
 
 

@@ -13,7 +13,7 @@ from support import adapting  # noqa: E402
 
 import anyvit  # noqa: E402
 from anyvit.errors import BadArgument  # noqa: E402
-from anyvit.identities import fuse_norms, layer_scale  # noqa: E402
+from anyvit.identities import fuse_norms  # noqa: E402
 from anyvit.model import ViT  # noqa: E402
 from anyvit.spec import Rope, Spec  # noqa: E402
 
@@ -51,6 +51,7 @@ def test_layer_scale_goes_and_comes() -> None:
     {}, {"qkv_bias": False}, {"qkv_bias": "qv"}, {"ffn": "swiglu", "act": "silu"}, {"norm": "rmsnorm", "norm_bias": False},
     {"mlp_bias": False}, {"ffn": "swiglu", "mlp_bias": False}, {"qk_norm": "head"}, {"layer_scale": True},
     {"pos_embed": "rope", "rope": Rope(), "qkv_bias": "qv"}, {"mlp_norm": True, "attn_norm": True},
+    {"diff_attn": "vectors"},
 ])  # fmt: skip
 def test_norms_go_into_the_matrices_behind_them(options: dict[str, Any]) -> None:
     before = vit(**options)
@@ -100,6 +101,10 @@ def test_norms_that_cannot_be_folded_are_refused(more: dict[str, Any], words: st
         fuse_norms({}, Spec(**more))
 
 
-def test_layer_scale_behind_a_norm_is_refused() -> None:
-    with pytest.raises(BadArgument, match="a norm stands between"):
-        layer_scale({}, Spec(block_norm="post", layer_scale=True), False)
+@torch.no_grad()
+@pytest.mark.parametrize("options", [
+    {"block_norm": "post"}, {"ffn": "parallel_scaling"}, {"ffn": "swiglu", "act": "silu"}, {"mlp_layer_scale": False},
+])  # fmt: skip
+def test_layer_scale_goes_where_it_belongs(options: dict[str, Any], tmp_path: Path) -> None:
+    before = vit(layer_scale=True, **options)
+    adapting.close(anyvit.load(before, layer_scale=False)(PICTURE).tokens, before(PICTURE).tokens)

@@ -186,12 +186,14 @@ def _decomposed(table: Lazy, size: int) -> Lazy:
     if table.shape[0] == 2 * size - 1:
         return table
 
+    wide = precise(table.dtype)
+
     def resize(values: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        return np.asarray(resample.decomposed(values.astype("float32"), size)).astype(values.dtype)
+        return np.asarray(resample.decomposed(values.astype(wide), size))
 
-    return computed((2 * size - 1, table.shape[1]), table.dtype, resize, [table])
+    return computed((2 * size - 1, table.shape[1]), wide, resize, [table])
 
 
 def _positions(table: Lazy, spec: Spec, grid: tuple[int, int]) -> Lazy:

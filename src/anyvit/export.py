@@ -76,7 +76,9 @@ def write_out(
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:
         containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
-    return report.adding((*running.findings(), *integrity.recordless(out), *_untold(out, said.fitted.spec, said.dialect)))
+    return report.adding(
+        (*running.findings(), *integrity.recordless(out), *_untold(out, said.fitted.spec, said.dialect))
+    )
 
 
 def _untold(out: Path, spec: Spec, dialect: Dialect) -> tuple[Finding, ...]:

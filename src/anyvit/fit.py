@@ -64,17 +64,16 @@ def _no_key_bias(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
     return rewrite.drop_key_bias(tensors, rotary=spec.rope is not None)
 
 
+def _no_layer_scale(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
+    return rewrite.fold_layer_scale(tensors, post=spec.block_norm == "post")
+
+
 def _no_periods(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
     return rewrite.drop_rope_periods(tensors, spec.rope.base) if spec.rope else None
 
 
 def _periods(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
     return rewrite.rope_periods(tensors, spec.rope.base, spec.heads_dim // 4) if spec.rope else None
-
-
-def _scaled(tensors: Tensors, spec: Spec) -> dict[str, Lazy] | None:
-    """LayerScale of side-by-side branches scales their sum and stays."""
-    return None if spec.ffn == "parallel_scaling" else rewrite.fold_layer_scale(tensors)
 
 
 def _classes(tensors: Tensors) -> dict[str, Any]:
@@ -115,7 +114,7 @@ STEPS: tuple[Step, ...] = (
     Step("the key bias, which softmax does not see, was dropped", _no_key_bias, QKV[1:2], (),
          {"qkv_bias": "qv"}, False),
     *_biases("q, k and v biases", QKV, field="qkv_bias"),
-    Step("LayerScale was folded into the matrices before it", _scaled, SCALES, (),
+    Step("LayerScale was folded into the matrices before it", _no_layer_scale, SCALES, (),
          {"layer_scale": False}, False),
     Step("LayerScale of ones was added", _plain(rewrite.unit_layer_scale), (), SCALES,
          {"layer_scale": True, "mlp_layer_scale": True}),

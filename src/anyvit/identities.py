@@ -16,18 +16,13 @@ def layer_scale(tensors: Tensors, spec: Spec, wanted: bool) -> Adapted:
     Arguments:
         tensors, spec: the model.
         wanted: whether there is to be one.
-
-    Raises:
-        BadArgument: a norm stands between those matrices and LayerScale.
     """
     if wanted:
         done = rewrite.unit_layer_scale(tensors)
         text, exact = "LayerScale of ones was added as asked", True
         changes = {"layer_scale": True, "mlp_layer_scale": True}
     else:
-        if spec.layer_scale and spec.block_norm == "post":
-            raise BadArgument("a norm stands between the matrices and LayerScale", found="block_norm='post'")
-        done = rewrite.fold_layer_scale(tensors)
+        done = rewrite.fold_layer_scale(tensors, post=spec.block_norm == "post")
         text, exact = "LayerScale was folded into the matrices before it as asked", False
         changes = {"layer_scale": False}
     return _said(tensors, spec, done, text, exact, changes, "the argument layer_scale=")

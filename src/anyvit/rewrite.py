@@ -188,16 +188,29 @@ BRANCHES = (("ls1", "attn.out", "norm1"), ("ls2", "mlp.fc2", "norm2"), ("ls2", "
 """LayerScale, the matrix before it, and a norm of its length."""
 
 
-def fold_layer_scale(tensors: Tensors) -> dict[str, Lazy] | None:
-    """LayerScale multiplied into the rows of the matrices before it: ls · (W x + b) = (ls · W) x + ls · b."""
+def fold_layer_scale(tensors: Tensors, *, post: bool = False) -> dict[str, Lazy] | None:
+    """LayerScale multiplied into the rows of the matrices before it: ls · (W x + b) = (ls · W) x + ls · b.
+
+    Attention and MLP side by side behind one norm share one LayerScale, which goes into both.
+
+    Arguments:
+        tensors: canonical name → tensor.
+        post: whether a norm stands between the matrices and LayerScale, which then goes into its scale and shift.
+    """
     out = dict(tensors)
     for i in block_numbers(tensors):
-        for scale, branch, _ in BRANCHES:
-            matrix = f"blocks.{i}.{branch}.weight"
-            if matrix in out and (factor := out.pop(f"blocks.{i}.{scale}", None)) is not None:
-                for name in (matrix, f"blocks.{i}.{branch}.bias"):
-                    if name in out:
-                        out[name] = _scaled(out[name], factor)
+        block = f"blocks.{i}."
+        shared = block + "norm2.weight" not in tensors and block + "ls2" not in tensors
+        for scale, branch, norm in BRANCHES:
+            factor = tensors.get(block + ("ls1" if shared else scale))
+            if factor is None or f"{block}{branch}.weight" not in tensors:
+                continue
+            for part in ("weight", "bias"):
+                name = f"{block}{norm if post else branch}.{part}"
+                if name in out:
+                    out[name] = _scaled(out[name], factor)
+        for scale in ("ls1", "ls2"):
+            out.pop(block + scale, None)
     return out if len(out) < len(tensors) else None
 
 

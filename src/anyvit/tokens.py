@@ -99,7 +99,7 @@ def _without_cls(tensors: Tensors, spec: Spec) -> Adapted:
         changes["cls_norm"] = False
     what = "the class token was removed as asked"
     if spec.pool in ("cls", "cls+avg"):
-        changes["pool"] = "avg"
+        changes |= {"pool": "avg", "pool_layers": 1}
         what += "; the mean of the patches is pooled instead"
     origins = tuple(dict.fromkeys(o for tensor in gone for o in tensor.origin))
     finding = Finding("ignored", origins, f"{what}; the function changes: every token attended to it", TRAIN)

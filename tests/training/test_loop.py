@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -146,7 +147,7 @@ def test_the_rate_rises_and_falls() -> None:
     made = loop._Run(**{**dict.fromkeys(loop._Run.__dataclass_fields__), "steps": 10, "warmup": 4})
     seen = [made.rate(n) for n in range(10)]
     assert seen[:4] == [0.25, 0.5, 0.75, 1.0] and seen[4] == 1.0
-    assert all(a > b for a, b in zip(seen[4:], seen[5:], strict=False)) and 0 < seen[-1] < 0.1
+    assert all(a > b for a, b in itertools.pairwise(seen[4:])) and 0 < seen[-1] < 0.1
 
 
 def test_the_loss_falls_and_validation_is_told() -> None:
