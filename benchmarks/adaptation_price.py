@@ -34,6 +34,8 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
      {"patch_size": 28, "image_size": 448}),
     ("patch 14 → 28 at 448 pixels (grid 32 → 16)", {"image_size": 448}, {"patch_size": 28, "image_size": 448}),
     ("4 registers added", {"image_size": 224}, {"image_size": 224, "registers": 4}),
+    ("class token removed", {"image_size": 224}, {"image_size": 224, "cls_token": False}),
+    ("LayerScale and norms folded", {"image_size": 224}, {"image_size": 224, "layer_scale": False, "fuse_norms": True}),
     ("AdaLN, instantmesh", {"image_size": 224}, {"image_size": 224, "condition": anyvit.AdaLN()}),
     ("AdaLN, dit", {"image_size": 224}, {"image_size": 224, "condition": anyvit.AdaLN(scheme="dit")}),
 )  # fmt: skip

@@ -78,7 +78,7 @@ def test_tensors_and_datasets_give_the_same_batch() -> None:
     kinds = [(x, y, c), (x.numpy(), y.numpy(), c.numpy()), list(zip(x, y, c, strict=True)), (x, y, c.view(2, 2, 5))]
     for some in kinds:
         found = data.examples(some, model)
-        made = data.batch([found[n] for n in (2, 0)], model)
+        made = data.batch([found[n] for n in (2, 0)], model.spec)
         assert torch.equal(made.pixels, x[[2, 0]]) and made.label.tolist() == [2, 0]
         assert made.condition is not None and torch.equal(made.condition[:, 0], c[[2, 0]])
         assert model(made.pixels, made.condition).tokens.shape == (2, 5, 16)
@@ -103,7 +103,7 @@ def test_what_is_no_data_is_refused(some: Any) -> None:
 def test_pictures_of_two_sizes_make_no_batch() -> None:
     some = [data.Example(torch.zeros(3, side, side), torch.tensor(0)) for side in (8, 12)]
     with pytest.raises(BadArgument, match="one size"):
-        data.batch(some, vit())
+        data.batch(some, vit().spec)
 
 
 def test_every_epoch_has_every_example_once_and_another_order() -> None:

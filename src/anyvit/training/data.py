@@ -13,6 +13,7 @@ from torch import Tensor
 from anyvit.errors import BadArgument, FileError, needs
 from anyvit.model import ViT
 from anyvit.model.features import Preprocess, check_pixels
+from anyvit.spec import Spec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy")
 """Files of a class folder that are read: pictures, and uint8 arrays (H, W, C) of any number of channels."""
@@ -175,7 +176,7 @@ def examples(data: Any, vit: ViT, classes: Sequence[str] | None = None) -> Examp
     return Items(data, vit.preprocess)
 
 
-def batch(some: Sequence[Example], vit: ViT) -> Example:
+def batch(some: Sequence[Example], spec: Spec) -> Example:
     """Examples put together, cameras as (B, 1, inputs).
 
     Raises:
@@ -185,10 +186,10 @@ def batch(some: Sequence[Example], vit: ViT) -> Example:
     if len(shapes) > 1:
         raise BadArgument("pictures of one batch are of one size", found=sorted(shapes), remedy="image_size=… of load")
     pixels = torch.stack([e.pixels for e in some])
-    check_pixels(vit.spec, pixels)
+    check_pixels(spec, pixels)
     rows = [e.condition for e in some if e.condition is not None]
     condition = torch.stack(rows).float() if rows else None
-    inputs = vit.spec.condition_inputs
+    inputs = spec.condition_inputs
     if condition is not None and inputs and condition.ndim == 2 and condition.shape[1] == inputs:
         condition = condition.unsqueeze(1)
     return Example(pixels, torch.stack([e.label for e in some]), condition)

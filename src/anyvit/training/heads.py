@@ -9,6 +9,7 @@ from torch import nn
 
 from anyvit.heads import width
 from anyvit.model import ViT
+from anyvit.model.layers import linear
 from anyvit.report import Finding, Trail
 
 
@@ -50,7 +51,7 @@ def give_head(vit: ViT, classes: int) -> Finding | None:
 
 
 def _zero(inputs: int, outputs: int, like: torch.Tensor) -> nn.Linear:
-    made = nn.utils.skip_init(nn.Linear, inputs, outputs, device=like.device, dtype=like.dtype)
+    made = linear(inputs, outputs).to(like.device, like.dtype)
     for parameter in made.parameters():
         nn.init.zeros_(parameter)
     return made

@@ -4,74 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from anyvit.errors import AnyvitError, BadArgument, needs
-from anyvit.model import Features, ViT
+from anyvit.model import ViT
 from anyvit.report import Finding
 from anyvit.training import data as pictures
 from anyvit.training import groups as rates
 from anyvit.training import pixels, state
 from anyvit.training.heads import give_head
+from anyvit.training.losses import Loss, accuracy, check_labels, cross_entropy
 from anyvit.training.progress import Bar
+from anyvit.training.result import Result
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Loss = Callable[[Features, Tensor], Tensor]
-"""Features of a batch and its labels → a scalar."""
 BATCH = 32
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run did.
-
-    Arguments:
-        vit: the model, trained in place, in eval mode.
-        losses: of each step, from the first of the run on.
-        accuracy: fraction of the validation pictures that are told right, by step; empty without validation.
-        groups: what was trained, at which rate.
-        steps: how many, all in all.
-        resumed: the step that this call began with.
-        classes: names of the classes, where the data has some.
-        findings: what to know.
-        out: the folder with the model; None where nothing was written.
-        seconds: of this call.
-    """
-
-    vit: ViT
-    losses: tuple[float, ...]
-    accuracy: dict[int, float]
-    groups: tuple[rates.Group, ...]
-    steps: int
-    resumed: int = 0
-    classes: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    out: Path | None = None
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        lines = [f"{self.steps} steps" + (f", resumed at {self.resumed}" if self.resumed else "")]
-        if self.losses:
-            lines[0] += f"; loss {self.losses[0]:.4g} → {self.losses[-1]:.4g}"
-        if self.accuracy:
-            lines.append(f"accuracy on the validation pictures: {list(self.accuracy.values())[-1]:.2%}")
-        lines += [f"  {group}" for group in self.groups] + [str(finding) for finding in self.findings]
-        return "\n".join([*lines, f"written to {self.out}"] if self.out else lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All but the model as plain values."""
-        rest = {n: v for n, v in vars(self).items() if n not in ("vit", "groups", "findings")}
-        rest |= {"groups": [vars(g) for g in self.groups], "findings": [vars(f) for f in self.findings]}
-        return {**rest, "out": None if self.out is None else str(self.out)}
 
 
 @dataclass
@@ -249,7 +204,7 @@ def _prepared(vit: ViT, some: pictures.Examples, classes: Any, loss: Loss | None
     if isinstance(some, pictures.Tensors) and (not wanted or isinstance(classes, int)):
         highest = int(some.labels.max()) + 1
         wanted = wanted or max(vit.spec.num_classes, highest)
-        _labels(some.labels, wanted)
+        check_labels(some.labels, wanted)
     if not (wanted or vit.spec.num_classes):
         raise BadArgument("nothing says how many classes there are", remedy="classes=10")
     had = vit.spec.num_classes
@@ -260,28 +215,6 @@ def _prepared(vit: ViT, some: pictures.Examples, classes: Any, loss: Loss | None
         cause = f"the model's own head of {had} classes is kept; the data's are {', '.join(some.classes[:5])}"
         findings.append(Finding("head", (), cause + (", …" if had > 5 else "")))
     return findings
-
-
-def _labels(labels: Tensor, classes: int) -> None:
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if labels.is_floating_point() or len(wrong):
-        usual = "classes counted from 1" if len(wrong) and int(wrong.max()) == classes else None
-        found = "numbers with a fraction" if labels.is_floating_point() else sorted(set(wrong.tolist()))[:5]
-        raise BadArgument(
-            "labels out of range", found=found, expected=f"whole numbers from 0 to {classes - 1}", usual=usual
-        )
-
-
-def cross_entropy(features: Features, labels: Tensor) -> Tensor:
-    """The default loss, of logits (B, C) and labels (B,).
-
-    Raises:
-        BadArgument: the model has no classifier, or a label has no class.
-    """
-    if features.logits is None:
-        raise BadArgument("the model has no classifier, so there are no logits", remedy="classes=… or loss=…")
-    _labels(labels, features.logits.shape[1])
-    return F.cross_entropy(features.logits.float(), labels)
 
 
 def _positive(name: str, value: int) -> int:
@@ -391,10 +324,9 @@ def _batches(run: _Run, fabric: Fabric, first: int) -> Iterator[pictures.Example
     steps = pictures.Steps(run.order, first, run.steps, fabric.global_rank, fabric.world_size)
     # a loader without a generator of its own draws from the global one, which a resumed run would do once more
     own = torch.Generator().manual_seed(run.seed)
-    vit = run.vit
     loader = torch.utils.data.DataLoader(
         pictures.Placed(run.data, run.augment, run.seed), batch_sampler=steps, num_workers=run.workers, generator=own,
-        collate_fn=lambda some: pictures.batch(some, vit), pin_memory=fabric.device.type == "cuda",
+        collate_fn=partial(pictures.batch, spec=run.vit.spec), pin_memory=fabric.device.type == "cuda",
     )  # fmt: skip
     return iter(loader)
 
@@ -405,7 +337,8 @@ def _step(run: _Run, fabric: Fabric, model: Any, optimizer: Any, step: int, some
         group["lr"] = group["base"] * run.rate(step)
     total, parts = 0.0, run.accumulate
     for n in range(parts):
-        x, labels, condition = (None if t is None else fabric.to_device(t.chunk(parts)[n]) for t in some)
+        x, labels = (fabric.to_device(t.chunk(parts)[n]) for t in some[:2])  # type: ignore[union-attr]
+        condition = None if some.condition is None else fabric.to_device(some.condition.chunk(parts)[n])
         with fabric.no_backward_sync(model, enabled=n < parts - 1):
             value = run.loss(model(x, condition), labels) / parts
             fabric.backward(value)
@@ -440,31 +373,6 @@ def _save(run: _Run, fabric: Fabric, optimizer: Any, path: Path | None, done: in
         }  # fmt: skip
         state.save(path, content)
     fabric.barrier()
-
-
-@torch.no_grad()
-def accuracy(vit: ViT, some: pictures.Examples, size: int, device: Any = "cpu", autocast: Any = None) -> float:
-    """The fraction of pictures whose largest logit is that of their label.
-
-    Arguments:
-        vit: a model with a classifier; its mode is kept.
-        some: the pictures.
-        size: of a batch.
-        device: where the model lies.
-        autocast: makes the context to compute in.
-    """
-    import contextlib
-
-    training, right = vit.training, 0
-    vit.eval()
-    for start in range(0, len(some), size):
-        x = pictures.batch([some[n] for n in range(start, min(start + size, len(some)))], vit)
-        with contextlib.nullcontext() if autocast is None else autocast():
-            logits = vit(x.pixels.to(device), None if x.condition is None else x.condition.to(device)).logits
-        assert logits is not None
-        right += int((logits.argmax(1).cpu() == x.label).sum())
-    vit.train(training)
-    return right / len(some)
 
 
 def _deliver(run: _Run) -> None:

@@ -21,7 +21,7 @@ from anyvit.training import data as pictures
 from anyvit.training import diagnosis, state
 from anyvit.training import groups as rates
 from anyvit.training.heads import give_head
-from anyvit.training.loop import Loss, cross_entropy
+from anyvit.training.losses import Loss, cross_entropy
 
 TARGET = 0.02
 """Loss that counts as zero, in nats: probabilities of 98 % for the right class."""
@@ -242,7 +242,7 @@ def _most(vit: ViT, count: int) -> int:
 def _few(given: pictures.Examples, vit: ViT, count: int) -> pictures.Example:
     """Examples spread evenly over the data, which holds them class by class as a rule."""
     count = min(count, len(given))
-    return pictures.batch([given[n * len(given) // count] for n in range(count)], vit)
+    return pictures.batch([given[n * len(given) // count] for n in range(count)], vit.spec)
 
 
 def _headed(vit: ViT, some: pictures.Example, made: bool, named: Any) -> Finding | None:
