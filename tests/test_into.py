@@ -319,3 +319,10 @@ def test_what_is_optional() -> None:
 
 def test_the_public_verb_is_exported() -> None:
     assert anyvit.load_into is load_into
+
+
+def test_what_would_fill_another_count_of_tokens_is_told_and_does() -> None:
+    error = refused(dino(registers=3), tiny.state(layer_scale=True), Incomplete)
+    assert "registers=3" in str(error)
+    report = load_into(dino(registers=3), tiny.state(layer_scale=True), heads=2, registers=3)
+    finding(report, "new", "3 registers are new")

@@ -76,3 +76,22 @@ def test_names_lead_back_to_the_module() -> None:
     real = real_names(checkpoint)
     assert real["blocks.1.attn.qkv.bias"] == "_orig_mod.blocks.1.attn.qkv.bias"
     assert sorted(real.values()) == sorted(module.state_dict())
+
+
+@torch.no_grad()
+def test_our_own_model_brings_its_spec_and_its_changes_along() -> None:
+    from anyvit.integrity import provenance
+    from anyvit.model import ViT
+    from anyvit.spec import Spec
+
+    spec = Spec(embed_dim=16, depth=2, num_heads=4, mlp_dim=16, patch_size=4, image_size=(12, 20), eps=0.1, act="quick_gelu",
+                num_cls=0, pool="avg", pos_embed="sincos_unstored", mean=(0.1, 0.2, 0.3), resample="radio")  # fmt: skip
+    vit = ViT(spec).eval()
+    back = load(vit)
+    picture = torch.randn(2, 3, 12, 20)
+    assert torch.equal(back(picture).tokens, vit(picture).tokens)
+    fields = ("num_heads", "eps", "act", "pos_embed", "mean", "resample", "pool")
+    assert [getattr(back.spec, field) for field in fields] == [getattr(spec, field) for field in fields]
+    told = provenance(checkpoint_of(load(vit, registers=2)))["changes"]
+    assert any("2 registers are new" in cause for _, _, cause in told)
+    assert not checkpoint_of(Dino()).metadata

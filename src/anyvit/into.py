@@ -175,17 +175,22 @@ def _why_left(names: Collection[str], tensors: Tensors, goal: Tensors) -> str:
 
 def _refusal(missing: list[str], needed: list[str], fitted: fit.Fitted, target: Target) -> Incomplete | Unsayable:
     causes = differences(fitted.spec, target.spec)
-    usual = "; ".join(causes) or None
+    usual, remedy = "; ".join(causes) or None, BUILD
+    if causes and all(cause.startswith(("class tokens", "registers", "final norm")) for cause in causes):
+        asked = [f"cls_token={bool(target.spec.num_cls)}"] if target.spec.num_cls != fitted.spec.num_cls else []
+        if target.spec.num_registers != fitted.spec.num_registers:
+            asked.append(f"registers={target.spec.num_registers}")
+        remedy = f"{', '.join(asked)} changes the function and fills it; or {BUILD}" if asked else BUILD
     if missing:
         theirs = dict.fromkeys(target.real.get(o, o) for n in missing for o in target.tensors[n].origin)
         return Incomplete(
             f"{len(theirs)} backbone tensors of the module are not in the file; they would stay random",
-            names=fold(theirs), usual=usual, remedy=BUILD,
+            names=fold(theirs), usual=usual, remedy=remedy,
         )  # fmt: skip
     mine = dict.fromkeys(o for n in needed for o in fitted.tensors[n].origin or (n,))
     return Unsayable(
         f"{len(mine)} tensors of the file have no place in the module, and the function needs them",
-        names=fold(mine), usual=usual, remedy=BUILD,
+        names=fold(mine), usual=usual, remedy=remedy,
     )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def finetune(
         steps: of the optimizer, instead of epochs.
         batch_size: pictures of a step, of all processes together.
         accumulate: parts that a step's pictures are computed in, to save memory.
-        lr: learning rate of what is behind the blocks; `layer_decay` times less for each layer before.
+        lr: learning rate of what is behind the blocks; each layer before has `layer_decay` times that of the next.
         new_lr: of parameters that no file has filled (head, AdaLN, registers, further channels); None: ten times lr.
         train: "all", "head", "new", "last:N" (the last N blocks, all behind them, what is new), or beginnings of names.
         new: beginnings of names that are new; None as the model's report says.

@@ -109,7 +109,7 @@ def digest(tensors: Mapping[str, Tensor]) -> int:
     for name, tensor in tensors.items():
         total = zlib.crc32(name.encode(), total)
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        total = zlib.crc32(memoryview(raw.numpy()), total)
+        total = zlib.crc32(raw.numpy().data, total)
     return total
 
 
