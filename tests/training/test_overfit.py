@@ -10,7 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="models are trained")
 
+from conftest import needs_shared  # noqa: E402
 from support import adapting  # noqa: E402
+from support.truth import location  # noqa: E402
 
 import anyvit  # noqa: E402
 from anyvit.demo import CHECKPOINT  # noqa: E402
@@ -54,6 +56,18 @@ def test_the_demo_model_passes_within_seconds(options: dict[str, Any]) -> None:
     assert str(verdict).startswith("✓")
     if "condition" in options:
         assert any("moves the logits" in note.cause for note in verdict.notes)
+
+
+@needs_shared
+def test_instantmesh_own_encoder_passes_and_fails_without_its_modulation() -> None:
+    vit = anyvit.load(location("instantmesh-a"))
+    verdict = anyvit.overfit_check(vit)
+    assert verdict.ok and vit.spec.pool == "none" and vit.head is None, str(verdict)
+    gone = anyvit.load(location("instantmesh-a"), condition=False)
+    new = anyvit.load(gone, condition=anyvit.AdaLN())
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(".adaln." not in name)
+    fails(anyvit.overfit_check(new), "frozen", "the modulation is frozen")
 
 
 @pytest.mark.parametrize("scheme", ["instantmesh", "dit"])

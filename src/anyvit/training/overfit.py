@@ -137,7 +137,7 @@ def overfit_check(
         vit: a `ViT`, or what `load` takes.
         data: as for `finetune`, of which the first `count` examples are taken, spread over the classes; None makes
             pictures up. For a conditioned model these differ in nothing but their condition, so that only the
-            modulation can tell them apart.
+            modulation can tell them apart. A model that has no classifier gets one.
         count: pictures.
         steps: at most.
         lr, new_lr, train, new, loss: as for `finetune`.
@@ -251,6 +251,8 @@ def _headed(vit: ViT, some: pictures.Example, made: bool, named: Any) -> Finding
     if labels.is_floating_point() or labels.ndim != 1 or int(labels.min()) < 0:
         found = "numbers with a fraction" if labels.is_floating_point() else labels.flatten()[:8].tolist()
         return Finding("labels", (), f"labels out of range: {found}", "numbers of classes, from 0 on")
+    if vit.spec.pool == "none":  # the head of the check reads the mean of the patches
+        vit.spec = replace(vit.spec, pool="avg")
     if named and len(named) != vit.spec.num_classes:
         give_head(vit, len(named))
     elif not vit.spec.num_classes:
