@@ -115,7 +115,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     """
     tensors, wrappers = unwrapped(checkpoint.tensors)
     made = reparametrized.whole(tensors, checkpoint.extras)
-    tensors = made.tensors
+    tensors = dict(made.tensors)
     notes = [_note(note) for note in checkpoint.notes]
     if hollow := diagnose.placeholders(tensors):
         return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
