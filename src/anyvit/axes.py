@@ -98,6 +98,8 @@ def parse(text: str) -> Axes:
     for side in (*left, *right):
         if len(side.groups) > RANK_LIMIT:
             raise BadArgument(f"a side of {text!r} has too many axes", found=len(side.groups), expected=RANK_LIMIT)
+        if any("..." in group and len(group) > 1 for group in side.groups):
+            raise BadArgument(f"the '...' of {text!r} stands inside of brackets")
         axes = [axis for group in side.groups for axis in group]
         if len(set(axes)) != len(axes):
             raise BadArgument(f"a side of {text!r} names an axis twice", found=axes)
@@ -282,6 +284,8 @@ def _regroup(
     count = 1 if into == 1 else groups[0]
     shape = groups if into == 1 else groups[1:]
     whole = concat([reshape(x, (prod(x.shape),)) for x in inputs])
+    if count * prod(shape) != whole.shape[0]:
+        raise AxesError("an axes pattern loses or makes elements", found=whole.shape[0], expected=count * prod(shape))
     outer = 0
     if into != 1:
         while outer < len(go) and prod(solved[a] for a in go[:outer]) < count and go[outer] == come[outer]:
