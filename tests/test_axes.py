@@ -228,7 +228,16 @@ def test_layers_stay_byte_ranges_where_only_their_inside_moves() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1 (k+n) d -> k n d", "k, n -> k n", "(k+n) -> k, n, m", "a -> a, a", "a " * 600 + "-> a"]
+    "text",
+    [
+        "1 (k+n) d -> k n d",
+        "k, n -> k n",
+        "(k+n) -> k, n, m",
+        "a -> a, a",
+        "a " * 600 + "-> a",
+        "a -> a " + "1" * 33,
+        "(parts ...) o -> parts o ...",
+    ],
 )
 def test_parts_without_a_whole_are_refused(text: str) -> None:
     with pytest.raises(BadArgument):

@@ -339,3 +339,31 @@ def test_real_weights_are_not_accused() -> None:
     vit = anyvit.load(SHARED / "real" / "dinov2-small-hf", check="now")
     assert vit.report is not None and vit.report.ok
     assert not {"nan", "outlier", "constant", "denormal", "damaged"} & {f.kind for f in vit.report.findings}
+
+
+def test_the_record_names_what_was_asked_and_inspect_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from anyvit.cli import main
+
+    out = tmp_path / "a.safetensors"
+    anyvit.convert(timm_state(), out, "hf-vit", heads=4, image_size=24, num_classes=0, resample="timm")
+    record = anyvit.inspect(out).provenance
+    assert record["asked"] == {"heads": 4, "image_size": 24, "num_classes": 0, "resample": "timm"}
+    assert main(["inspect", str(out), "--check"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "made by anyvit" in shown and "asked for: heads 4, image_size 24" in shown
+    assert "position table 4 × 4 → 6 × 6 by recipe timm" in shown and record["source_digest"] in shown
+    assert "the checksums of each tensor, recorded when it was written, agree" in shown
+    flip(out, offset_of(out, "layernorm.bias"))
+    assert main(["inspect", str(out), "--check"]) == 1
+
+
+def test_inspect_check_names_bad_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from anyvit.cli import main
+
+    state = timm_state()
+    state[QKV][3, 5] = np.nan
+    write(state, tmp_path / "a.pth")
+    main(["inspect", str(tmp_path / "a.pth"), "--check"])
+    assert f"{QKV}[3, 5] = nan" in " ".join(capsys.readouterr().out.split())

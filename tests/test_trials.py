@@ -332,7 +332,7 @@ trial("trained", trained(dict), finds("none", deep=True), **TRAINED)
 trial("trained, v first", trained(each_qkv(vkq)), finds("", "order|swapped", deep=True), **TRAINED)
 trial(
     "trained, interleaved by heads",
-    trained(each_qkv(interleaved)),
+    trained(each_qkv(lambda value: interleaved(value, 2))),
     finds("", "interleaved|order", deep=True),
     **TRAINED,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,8 +230,25 @@ def convert(
     if dtype is None:
         state = replace(state, tensors={n: as_in(found.tensors.get(n), t) for n, t in state.tensors.items()})
     return write_out(
-        found, state, Path(out), to, dtype=dtype, shard_size=shard_size, chunks=chunks, check=check, durable=durable
+        found,
+        state,
+        Path(out),
+        to,
+        dtype=dtype,
+        shard_size=shard_size,
+        chunks=chunks,
+        check=check,
+        durable=durable,
+        asked=_asked(wanted, weights=weights, heads=heads, grid=grid, dtype=dtype),
     )
+
+
+def _asked(wanted: Wanted, **more: Any) -> dict[str, Any]:
+    """The arguments that a caller gave, for the record of a written file."""
+    plain = type(wanted)()
+    given = {part.name: getattr(wanted, part.name) for part in fields(wanted)}
+    given = {name: value for name, value in given.items() if value is not getattr(plain, name)}
+    return {**given, **{name: value for name, value in more.items() if value is not None}}
 
 
 def _opened(path: Source) -> Checkpoint:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LENGTH_LIMIT = 1024
 """Longest pattern in characters."""
+RANK_LIMIT = 32
+"""Most axes of a tensor; numpy before 2.0 has no more."""
 Group = tuple[str, ...]
 """The elementary axes of one axis; empty for a literal 1."""
 
@@ -94,6 +96,10 @@ def parse(text: str) -> Axes:
         raise BadArgument(f"an axes pattern has one '->': {text!r}")
     left, right = (tuple(_side(part, text) for part in half.split(",")) for half in text.split("->"))
     for side in (*left, *right):
+        if len(side.groups) > RANK_LIMIT:
+            raise BadArgument(f"a side of {text!r} has too many axes", found=len(side.groups), expected=RANK_LIMIT)
+        if any("..." in group and len(group) > 1 for group in side.groups):
+            raise BadArgument(f"the '...' of {text!r} stands inside of brackets")
         axes = [axis for group in side.groups for axis in group]
         if len(set(axes)) != len(axes):
             raise BadArgument(f"a side of {text!r} names an axis twice", found=axes)
@@ -278,6 +284,8 @@ def _regroup(
     count = 1 if into == 1 else groups[0]
     shape = groups if into == 1 else groups[1:]
     whole = concat([reshape(x, (prod(x.shape),)) for x in inputs])
+    if count * prod(shape) != whole.shape[0]:
+        raise AxesError("an axes pattern loses or makes elements", found=whole.shape[0], expected=count * prod(shape))
     outer = 0
     if into != 1:
         while outer < len(go) and prod(solved[a] for a in go[:outer]) < count and go[outer] == come[outer]:

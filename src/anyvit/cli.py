@@ -177,16 +177,10 @@ def _inspect(args: argparse.Namespace) -> Answer:
 
 
 def _checked(report: Report, file: str) -> Report:
-    """The report with what the container's checksums say."""
-    from anyvit.containers import open_checkpoint
-    from anyvit.report import Finding
+    """The report with what checksums, record and values prove."""
+    from anyvit.integrity import prove
 
-    verify = open_checkpoint(file).verify
-    if verify is None:
-        cause = f"a {report.container} file holds no checksums, so its bytes cannot be compared with any"
-        return report.adding([Finding("unchecked", (), cause)])
-    found = [Finding(note.kind, note.names, note.cause, note.remedy, fatal=True) for note in verify()]
-    return report.adding(found or [Finding("checked", (), "every byte was read; all checksums agree")])
+    return report.adding(prove(file))
 
 
 def _text(report: Report) -> str:

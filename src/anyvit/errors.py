@@ -27,6 +27,11 @@ class AnyvitError(Exception):
           expected: (768,)
     """
 
+    usually: str | None = None
+    """The usual cause where a call names none."""
+    mostly: str | None = None
+    """The remedy where a call names none."""
+
     def __init__(
         self,
         cause: str,
@@ -39,12 +44,14 @@ class AnyvitError(Exception):
     ) -> None:
         self.cause = cause
         self.names = tuple(names)
-        self.found, self.expected, self.usual, self.remedy = found, expected, usual, remedy
+        self.found, self.expected = found, expected
+        self.usual, self.remedy = usual or self.usually, remedy or self.mostly
         super().__init__(self._text())
 
     def _text(self) -> str:
+        # Control characters are written out first, which makes a text longer.
         tail = [
-            f"\n  {label}: {clip(str(value), 400)}"
+            f"\n  {label}: {clip(printable(str(value)[:2000]), 350)}"
             for label, value in (
                 ("found", self.found),
                 ("expected", self.expected),
@@ -54,9 +61,11 @@ class AnyvitError(Exception):
             if value is not None
         ]
         end = "".join(tail)
-        head = clip(self.cause, max(200, LIMIT - len(end) - 200))
+        head = clip(printable(self.cause[:10_000]), max(200, LIMIT - len(end) - 200))
         room = LIMIT - len(head) - len(end)
-        return printable(head + (": " + listing(self.names, room) if self.names else "") + end)
+        return (
+            head + (": " + listing([printable(name[:2000]) for name in self.names], room) if self.names else "") + end
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.cause, self.names, self.found, self.expected, self.usual, self.remedy))
@@ -68,6 +77,9 @@ class FileError(AnyvitError):
 
 class UnsafeError(FileError):
     """A header claims what cannot be, or a path leads out of its folder."""
+
+    usually = "a damaged or a forged file"
+    mostly = "fetch the file again, from where you trust it"
 
 
 class NotAViT(AnyvitError):
@@ -138,7 +150,7 @@ def listing(names: Sequence[str], room: int) -> str:
     shown: list[str] = []
     used = 0
     for name in names:
-        name = clip(name, 200)
+        name = clip(name, max(20, min(200, room)))
         if used + len(name) + 2 > room and shown:
             return ", ".join(shown) + f" … ({len(names)} in all)"
         shown.append(name)

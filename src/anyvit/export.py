@@ -55,6 +55,7 @@ def write_out(
     chunks: int | None,
     durable: bool,
     check: str | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write adapted tensors in a dialect, as a file or a folder.
 
@@ -70,7 +71,7 @@ def write_out(
     tensors = _typed(said.tensors, dtype)
     report = _report(found, state, said)
     metadata = configs.provenance(said.fitted.spec, found.match, found.checkpoint, said.dialect)
-    metadata |= integrity.record(found, said.dialect, report.findings)
+    metadata |= integrity.record(found, said.dialect, report.findings, asked)
     running = integrity.begin(found.checkpoint, found.tensors, check)
     if folder:
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)

@@ -283,13 +283,16 @@ def place(name: str, shape: tuple[int, ...], flat: int) -> str:
     return f"{name}[{', '.join(reversed(at))}]" if at else name
 
 
-def record(found: Reading, dialect: Dialect, findings: Iterable[Finding]) -> dict[str, str]:
+def record(
+    found: Reading, dialect: Dialect, findings: Iterable[Finding], asked: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Metadata that says where a written file comes from: no clock, path or random id.
 
     Arguments:
         found: the source, understood.
         dialect: the target's.
         findings: what was resized, folded, assumed, … on the way.
+        asked: the adaptations that the caller asked for, by argument.
 
     Returns:
         Metadata; a `Check.seal` replaces the blank source checksum in it.
@@ -308,6 +311,7 @@ def record(found: Reading, dialect: Dialect, findings: Iterable[Finding]) -> dic
             "tensors": len(found.tensors),
         },
         "target": {"dialect": dialect.name},
+        "asked": dict(asked or {}),
         "rules": [[rule.theirs, rule.ours, rule.axes] for rule in used.values()],
         "changes": changes(findings),
         "assumed": assumed,

@@ -32,8 +32,8 @@ _DIGITS = re.compile(r"([0-9]+)")
 BLANK = "\0"
 LENGTH_LIMIT = 1024
 """Longest pattern in characters."""
-VARIANTS_LIMIT = 4096
-"""Most names that the options of one pattern may stand for; those of the dialects here stand for 24 at most."""
+VARIANTS_LIMIT = 256
+"""Most names that the options of one pattern may stand for; those of the dialects here stand for 64 at most."""
 _OPEN = "\x01"
 _NUMBER = re.compile(r"[0-9]+|\x01")
 _TOUCHING = re.compile(r"\x01[0-9\x01]|[0-9]\x01")
@@ -162,7 +162,7 @@ class Pattern:
         return "".join(out)
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 13)
 def parse(text: str) -> Pattern:
     """A pattern from its text.
 

@@ -546,7 +546,9 @@ def _doubts(
             "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
         )
         remedy = "get the whole file; dialect=… says that it is meant so"
-        findings.append(Finding("missing", (_spell(match, "embed.pos"),), cause, remedy, ask.dialect is None))
+        spelt = [_spell(one, "embed.pos") for one in (match, *match.rivals)]
+        name = next((name for name in spelt if name != "embed.pos"), "embed.pos")
+        findings.append(Finding("missing", (name,), cause, remedy, ask.dialect is None))
     table = canonical.get("embed.pos")
     if table is not None and spec.grid is None:
         cause = f"the grid of the position table cannot be told: {table.shape[0]} rows are no square"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyvit.errors import listing, printable
 from anyvit.report import Finding, Report
@@ -55,6 +55,7 @@ def text(report: Report, style: Style = PLAIN) -> str:
     parts = [_head(report, style)]
     if report.spec is not None:
         parts.append(_facts(report.spec, style))
+    parts.append(_record(report.provenance, style))
     parts.append(findings(report, style))
     if report.ok:
         parts.append(_constructors(report, style))
@@ -252,6 +253,29 @@ def _item(text: str, remedy: str | None, mark: str, style: Style) -> list[str]:
 
 LINES = 5
 """How many constructor calls are shown."""
+
+
+def _record(record: Mapping[str, Any], style: Style) -> str:
+    """Where a file that anyvit wrote comes from, as it was recorded then."""
+    source, rows = record.get("source"), []
+    if not isinstance(source, dict):
+        return ""
+    known = ("container", "dialect", "lineage", "tensors")
+    container, dialect, lineage, tensors = (str(source.get(word, "?"))[:60] for word in known)
+    rows.append(
+        f"made by anyvit {record.get('anyvit', '?')} from {container}, {dialect} ({lineage}), {tensors} tensors"
+    )
+    if isinstance(asked := record.get("asked"), dict) and asked:
+        rows.append("asked for: " + ", ".join(f"{name} {plain(value)}" for name, value in sorted(asked.items())))
+    changes = record.get("changes")
+    for change in changes if isinstance(changes, list) else ():
+        if isinstance(change, list) and len(change) == 3 and change[0] != "assumed":
+            rows.append(f"{change[0]}: {str(change[2])[:200]}")
+    if digest := record.get("source_digest"):
+        rows.append(f"its source's tensors: {str(digest)[:80]}")
+    rows = [*rows[:12], *([f"and {len(rows) - 12} more"] if len(rows) > 12 else [])]
+    lines = [line for row in rows for line in hang(printable(row), "  · ", style)]
+    return "\n".join([style.strong("Where it comes from, as recorded"), *lines])
 
 
 def _constructors(report: Report, style: Style) -> str:

@@ -271,14 +271,14 @@ def _entry(file: LocalFile, name: str, value: Any) -> tuple[str, str, tuple[int,
     """Name, element type, shape, first and last byte of a tensor, checked against each other."""
     dtype, shape, (begin, end) = _fields(value)
     numbers = (*shape, begin, end)
-    if set(map(type, numbers)) != {int} or min(numbers) < 0 or len(shape) > RANK_LIMIT:
+    if not isinstance(dtype, str) or set(map(type, numbers)) != {int} or min(numbers) < 0 or len(shape) > RANK_LIMIT:
         raise UnsafeError(
             f"the header of {file.name} describes a tensor wrongly",
             names=[name],
             found=repr(value)[:200],
             expected="dtype, shape (whole numbers), data_offsets (two whole numbers)",
         )
-    if not isinstance(dtype, str) or (dtype not in DTYPES and dtype not in SUB_BYTE):
+    if dtype not in DTYPES and dtype not in SUB_BYTE:
         raise FileError(
             f"{file.name} uses an element type that is not known",
             names=[name],
