@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anyvit.report import Report
 
 LIMIT = 1_900
 """Longest error text in characters; what does not fit is counted instead of listed."""
@@ -26,6 +30,9 @@ class AnyvitError(Exception):
           found: (1024,)
           expected: (768,)
     """
+
+    report: Report | None = None
+    """The account of every tensor, where a file was understood before it was refused."""
 
     def __init__(
         self,
