@@ -411,8 +411,9 @@ def spelling(match: Match, canonical: Mapping[str, Lazy]) -> dict[str, str]:
 
 
 def _spell(match: Match, name: str) -> str:
-    """The file's spelling of a canonical name that it lacks."""
-    for hit in match.dialect.writing.match(name):
+    """The file's spelling of a canonical name that it lacks, by its dialect or by one that explains it as well."""
+    tables = (match.dialect, *(rival.dialect for rival in match.rivals))
+    for hit in (hit for table in tables for hit in table.writing.match(name)):
         theirs = hit.item.sides[0]
         places = hit.alls if len(theirs.lists) == len(hit.alls) else (0,) * len(theirs.lists)
         text = theirs.fill({"_": 0, **hit.numbers}, hit.ones, places)
