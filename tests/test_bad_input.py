@@ -197,6 +197,11 @@ def test_what_is_neither_a_path_nor_a_mapping(source: Any) -> None:
         ({"in_chans": 0}, "in_chans"),
         ({"num_classes": -1}, "num_classes"),
         ({"resample": "cubist"}, "cubist"),
+        ({"device": "abacus"}, "abacus"),
+        ({"dtype": "float31"}, "float31"),
+        ({"dtype": torch.int8}, "floating-point"),
+        ({"grid": 4}, "(rows, columns)"),
+        ({"weights": 3}, "weights"),
     ],
 )
 def test_arguments_that_are_off(given: dict[str, Any], words: str) -> None:

@@ -274,7 +274,11 @@ def _arguments(ask: Ask, given: Mapping[str, Fact]) -> dict[str, Fact]:
         facts["num_heads"] = Fact(ask.heads, "given", "the argument heads=")
         facts.pop("head_dim", None)
     if ask.grid is not None:
-        facts["grid"] = Fact((int(ask.grid[0]), int(ask.grid[1])), "given", "the argument grid=")
+        try:
+            rows, columns = ask.grid
+            facts["grid"] = Fact((int(rows), int(columns)), "given", "the argument grid=")
+        except (TypeError, ValueError) as error:
+            raise BadArgument("grid is (rows, columns) of the stored position table", found=ask.grid) from error
     return facts
 
 
