@@ -86,6 +86,26 @@ MAPPINGS: dict[str, tuple[dict[str, Any], type[AnyvitError], str]] = {
     "a head with another axis": (
         {**WHOLE, "head.weight": zeros(1, 5, 64), "head.bias": zeros(5)}, Incomplete, "head.weight",
     ),
+    "fused matrices stored as (in, out)": (
+        {n: np.ascontiguousarray(v.T) if "qkv.weight" in n else v for n, v in WHOLE.items()},
+        Incomplete, "attn.qkv.weight|transposed|(64, 192)|(192, 64)",
+    ),
+    "no final norm before a head": (
+        {**without("norm.", of={n: v for n, v in WHOLE.items() if "blocks" not in n}), **{n: v for n, v in WHOLE.items() if "blocks" in n},
+         "head.weight": zeros(5, 64), "head.bias": zeros(5)},
+        Incomplete, "no final norm before the head|norm.weight",
+    ),
+    "no positions at all": (without("pos_embed"), Incomplete, "holds no positions|pos_embed|dialect="),
+    "a position table without its class token": (
+        without("cls_token"), Ambiguous, "pos_embed|a row for a class token would leave|no class token",
+    ),
+    "a window table beside a patch kernel": (
+        {"layers.0.blocks.0.attn.relative_position_bias_table": zeros(9, 2), "patch_embed.proj.weight": zeros(8, 3, 4, 4)},
+        Incomplete, "no patch embedding",
+    ),
+    "positions in two factors": (
+        {**without("pos_embed"), "pos_embed_x": zeros(4, 64), "pos_embed_y": zeros(4, 64)}, Incomplete, "two factors|pos_embed_x",
+    ),
     "a video kernel": (
         changed("patch_embed.proj.weight", lambda v: v[:, :, None]), Incomplete, "video|(64, 3, 1, 8, 8)|patch_embed.proj.weight",
     ),
@@ -177,6 +197,11 @@ def test_what_is_neither_a_path_nor_a_mapping(source: Any) -> None:
         ({"in_chans": 0}, "in_chans"),
         ({"num_classes": -1}, "num_classes"),
         ({"resample": "cubist"}, "cubist"),
+        ({"device": "abacus"}, "abacus"),
+        ({"dtype": "float31"}, "float31"),
+        ({"dtype": torch.int8}, "floating-point"),
+        ({"grid": 4}, "(rows, columns)"),
+        ({"weights": 3}, "weights"),
     ],
 )
 def test_arguments_that_are_off(given: dict[str, Any], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,16 @@ def test_a_missing_backbone_tensor_is_named_and_nothing_changes() -> None:
     del source["norm.weight"], source["norm.bias"]
     error = refused(dino(), source, Incomplete, dialect="timm")
     assert "norm.weight" in str(error)
+
+
+def test_a_refusal_carries_the_report() -> None:
+    error = refused(dino(depth=3), tiny.state(depth=2, layer_scale=True), Incomplete)
+    report = error.report  # type: ignore[attr-defined]
+    assert report is not None and not report.ok
+    (found,) = [f for f in report.findings if f.fatal]
+    assert found.kind == "missing" and any("blocks.2." in name for name in found.names)
+    assert "depth: 2 in the file, 3 in the module" in found.cause
+    json.loads(report.to_json())
 
 
 def test_another_depth_is_refused_with_its_cause() -> None:

@@ -266,6 +266,15 @@ def test_other_depths(build: Callable[..., nn.Module]) -> None:
     assert not result.ok and result.cause == "a has 3 blocks, b has 2"
 
 
+def test_other_patches_are_a_difference_and_no_error() -> None:
+    from support.peers import state as weights
+
+    result = anyvit.verify(weights(patch=4, grid=(4, 4)), weights(patch=6, grid=(4, 4)))
+    assert not result.ok and result.first == "embed"
+    assert result.pixels[2:] == (12, 12)
+    assert result.cause is not None and "patch_size is 4 in a and 6 in b" in result.cause
+
+
 def test_other_channels(build: Callable[..., nn.Module]) -> None:
     result = verify(build(), build(in_chans=1))
     assert not result.ok and result.cause == "a takes pictures of 3 channels, b of 1" and result.layers == ()

@@ -68,7 +68,7 @@ def load(
     grid: tuple[int, int] | None = None,
     resample: Any = "source",
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     check: str | None = None,
 ) -> ViT:
     """A ViT in eval mode that computes what the file's own project computes.
@@ -89,7 +89,7 @@ def load(
         grid: rows and columns of the stored position table, in tokens.
         resample: "source", a recipe's name, or its parameters.
         device: where to put the model.
-        dtype: None computes in float32 whatever the file stores.
+        dtype: the type to compute in, or its name; None is float32 whatever the file stores.
         check: "now", "beside" or "off".
 
     Raises:
@@ -107,15 +107,16 @@ def load(
 
 def _loaded(
     path: Source, ask: Ask, wanted: Wanted, device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None, check: str | None = None, strict: bool = True,
+    dtype: torch.dtype | str | None = None, check: str | None = None, strict: bool = True,
 ) -> ViT:  # fmt: skip
     """`load`; where not strict, a file whose weights lie otherwise than it says is loaded as it says."""
-    from anyvit.torch_io import require_torch
+    from anyvit.torch_io import float_type, require_torch, usable
 
     require_torch("to build a model")
     from anyvit.adapt import Wanted
     from anyvit.assemble import build_vit
 
+    device, dtype = usable(device), float_type(dtype)
     found = _understood(path, ask, check, strict)
     if wanted != Wanted():
         found = replace(found, tensors=_wide(found.tensors))
@@ -198,7 +199,7 @@ def convert(
     heads: int | None = None,
     grid: tuple[int, int] | None = None,
     resample: Any = "source",
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     shard_size: int | None = None,
     chunks: int | None = None,
     check: str | None = None,
@@ -210,7 +211,7 @@ def convert(
         path: a file, a folder, or a mapping name → tensor.
         out: a file (the suffix names the container: .safetensors, .npz, .pth) or, without suffix, a folder.
         to: the name of the target's dialect.
-        dtype: element type to store ("float16", "bfloat16", …); None keeps the file's.
+        dtype: element type to store ("float16", "bfloat16", …, or torch's); None keeps the file's.
         shard_size: bytes per shard of a folder.
         chunks: block chunks, for `to="dinov2-chunked"`.
         durable: flush to the disk before the file takes its place.

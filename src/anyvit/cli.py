@@ -192,26 +192,13 @@ def _text(report: Report) -> str:
 def _load(args: argparse.Namespace) -> Answer:
     from anyvit import load
 
-    vit = load(args.file, **cli_options.asked(args), dtype=_dtype(args.dtype), device=args.device)
+    vit = load(args.file, **cli_options.asked(args), dtype=args.dtype, device=args.device)
     shape, features = _random_picture(vit)
     shapes = {name: tuple(value.shape) for name, value in vars(features).items() if hasattr(value, "shape")}
     report = vit.report
     assert report is not None
     data = {"ok": report.ok, "pixels": shape, "shapes": shapes, "grid": features.grid, "report": report.as_dict()}
     return report.ok, lambda: _text(report) + "\n\n" + _shapes(shape, shapes), data
-
-
-def _dtype(name: str | None) -> Any:
-    if name is None:
-        return None
-    import torch
-
-    from anyvit.errors import BadArgument
-
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise BadArgument(f"no element type is called {name!r}", expected="float32, float16, bfloat16, …")
-    return found
 
 
 def _random_picture(vit: ViT) -> tuple[tuple[int, ...], Features]:

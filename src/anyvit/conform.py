@@ -161,6 +161,18 @@ def _shapes(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Fin
     return [_shape_finding(kind, rows) for kind, rows in wrong.items()]
 
 
+def is_turned(fused: Lazy) -> bool:
+    """Whether a fused q/k/v matrix is stored as (in, out), so that its rows are no three parts."""
+    return len(fused.shape) == 2 and fused.shape[1] == 3 * fused.shape[0]
+
+
+def turned(names: Sequence[str], source: Mapping[str, Lazy]) -> list[Finding]:
+    """What to say of fused q/k/v matrices that are stored as (in, out)."""
+    shapes = [source[name].shape for name in names]
+    rows = [(name, str(shape), str(shape[::-1])) for name, shape in zip(names, shapes, strict=True)]
+    return [_shape_finding("transposed", rows)] if rows else []
+
+
 def _mode(rows: Sequence[Row], letter: str, width: int) -> int:
     votes: Counter[int] = Counter()
     for _, tensor, entry, axes in rows:

@@ -13,7 +13,7 @@ from anyvit.configs import hf, hf_types, timm, timm_args, timm_forms
 from anyvit.errors import AnyvitError, BadArgument, Unsayable, needs
 from anyvit.reading import Ask
 from anyvit.rules import Dialect
-from anyvit.torch_io import require_torch
+from anyvit.torch_io import float_type, require_torch, usable
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def build(
     grid: tuple[int, int] | None = None,
     resample: Any = "source",
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> nn.Module:
     """A module of timm's or transformers', in eval mode, that computes what the file's own project computes.
 
@@ -56,8 +56,7 @@ def build(
         MissingExtra: the library is not installed.
     """
     require_torch("to build a module")
-    import torch
-
+    place, dtype = usable(device), float_type(dtype)
     library, _, name = what.partition(":")
     makers = {"timm": _timm, "hf": _hf}
     if library not in makers or not name:
@@ -67,7 +66,6 @@ def build(
     assert found.spec is not None
     state = adapt.adapt(found.tensors, found.spec, wanted)
     module = makers[library](name, state)
-    place = None if device is None else torch.device(device)
     report = into.fill(module, found, wanted, device=place)
     module = module.to(device=place, dtype=dtype)
     object.__setattr__(module, "anyvit_report", report)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anyvit.report import Report
 
 LIMIT = 1_900
 """Longest error text in characters; what does not fit is counted instead of listed."""
@@ -31,6 +35,8 @@ class AnyvitError(Exception):
     """The usual cause where a call names none."""
     mostly: str | None = None
     """The remedy where a call names none."""
+    report: Report | None = None
+    """The account of every tensor, where a file was understood before it was refused."""
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ def write_out(
     out: Path,
     to: str | Dialect,
     *,
-    dtype: str | None,
+    dtype: Any,
     shard_size: int | None,
     chunks: int | None,
     durable: bool,
@@ -356,9 +356,10 @@ def _without_tower(tensors: Mapping[str, Lazy], dialect: Dialect) -> dict[str, L
     return {dialect.root + name[len(tower) :]: tensor for name, tensor in tensors.items()}
 
 
-def _typed(tensors: Mapping[str, Lazy], dtype: str | None) -> dict[str, Lazy]:
+def _typed(tensors: Mapping[str, Lazy], dtype: Any) -> dict[str, Lazy]:
     if dtype is None:
         return dict(tensors)
+    dtype = str(dtype).removeprefix("torch.")
     if dtype not in ITEMSIZE or not is_floating(dtype):
         raise BadArgument(
             "dtype is the name of a floating-point type", found=dtype, expected="float32, float16, bfloat16"

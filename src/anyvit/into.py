@@ -75,7 +75,11 @@ def fill(
     if init not in (None, "zeros"):
         raise BadArgument('init is None or "zeros"', found=init)
     target = recognise_module(module)
-    plan = planned(source, target, wanted)
+    try:
+        plan = planned(source, target, wanted)
+    except (Incomplete, Unsayable) as error:
+        error.report = _refused(source, error)
+        raise
     seen = integrity.begin(source.checkpoint, source.tensors, check).findings()
     meta.unfillable(module, [target.real[n] for n in plan.values])
     zeroed = meta.settle(module, [target.real[n] for n in plan.values])
@@ -84,6 +88,13 @@ def fill(
     if init == "zeros":
         _zero(module, [target.real[n] for n in plan.heads if _is_classifier(n, target)])
     return _report(source, target, plan, findings)
+
+
+def _refused(source: Reading, error: Incomplete | Unsayable) -> Report:
+    """The account of a file that a module cannot take; its fatal finding says what the module lacks or has no place for."""
+    kind = "unsayable" if isinstance(error, Unsayable) else "missing"
+    cause = error.cause + (f": {error.usual}" if error.usual else "")
+    return source.report().adding([Finding(kind, error.names, cause, error.remedy, fatal=True)])
 
 
 def planned(source: Reading, target: Target, wanted: Wanted) -> Plan:

@@ -91,7 +91,7 @@ class Reading:
             checkpoint.container,
             checkpoint.path,
             coverage(self.tensors, self.tensors),
-            configs.constructors(self.spec, self.tensors) if self.spec else {},
+            configs.constructors(self.spec, self.tensors) if self.spec and self.spec.embed_dim else {},
             tuple(m.prefix for m in self.others),
             (len(checkpoint.tensors), size),
         )
@@ -290,7 +290,11 @@ def _arguments(ask: Ask, given: Mapping[str, Fact]) -> dict[str, Fact]:
         facts["num_heads"] = Fact(ask.heads, "given", "the argument heads=")
         facts.pop("head_dim", None)
     if ask.grid is not None:
-        facts["grid"] = Fact((int(ask.grid[0]), int(ask.grid[1])), "given", "the argument grid=")
+        try:
+            rows, columns = ask.grid
+            facts["grid"] = Fact((int(rows), int(columns)), "given", "the argument grid=")
+        except (TypeError, ValueError) as error:
+            raise BadArgument("grid is (rows, columns) of the stored position table", found=ask.grid) from error
     return facts
 
 
@@ -375,6 +379,8 @@ def _prefix_rows(
             f"the grid of the position table cannot be told: {rows} rows, {left} without {options[0]} prefix rows, "
             "is no square"
         )
+        if not cls and isqrt(rows - 1) ** 2 == rows - 1:
+            cause += f"; a row for a class token would leave {isqrt(rows - 1)} × {isqrt(rows - 1)}, but there is no class token"
         return None, [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)]
     count = square[0]
     findings = []
@@ -431,8 +437,9 @@ def spelling(match: Match, canonical: Mapping[str, Lazy]) -> dict[str, str]:
 
 
 def _spell(match: Match, name: str) -> str:
-    """The file's spelling of a canonical name that it lacks."""
-    for hit in match.dialect.writing.match(name):
+    """The file's spelling of a canonical name that it lacks, by its dialect or by one that explains it as well."""
+    tables = (match.dialect, *(rival.dialect for rival in match.rivals))
+    for hit in (hit for table in tables for hit in table.writing.match(name)):
         theirs = hit.item.sides[0]
         places = hit.alls if len(theirs.lists) == len(hit.alls) else (0,) * len(theirs.lists)
         text = theirs.fill({"_": 0, **hit.numbers}, hit.ones, places)
@@ -460,7 +467,11 @@ def _problems(
     told = "ffn" in facts and facts["ffn"].value == "parallel_scaling"
     one_norm = told or match.dialect.lineage == "anyvit"
     findings = diagnose.signs(match.unexplained)
+    turned = [f for f in run.faults if "attn.[q|k|v]" in (f.rule.ours or "") and conform.is_turned(source[f.names[0]])]
+    findings += conform.turned([f.names[0] for f in turned], source)
     for fault in run.faults:
+        if fault in turned:
+            continue
         if fault.rule.ours != "embed.[pos_prefix|pos]" or "not known" not in fault.text:
             findings.append(Finding("shape", fold(fault.names), fault.text, None, True))
     if run.partial:
@@ -475,7 +486,7 @@ def _problems(
     findings += [
         f
         for f in conform.check(canonical, lambda name: _spell(match, name), (), source, one_norm=one_norm)
-        if not (f.kind == "missing" and run.faults and not f.names)
+        if not (f.kind == "missing" and (turned or (run.faults and not f.names)))
     ]
     inside = match.in_blocks
     if inside:
@@ -572,6 +583,8 @@ def _doubts(
         if not spec.num_cls:
             cause += ", or like an encoder that rotates positions too and is normed elsewhere (Qwen3-VL)"
         remedy = "open the folder with all shards; dialect=… says that it is meant so"
+        if spec.num_classes:
+            cause, remedy = "there is no final norm before the head", "the file was cut or edited; get it whole"
         findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, ask.dialect is None))
     return findings
 
@@ -600,10 +613,9 @@ def _against_graph(spec: Spec | None, checkpoint: Checkpoint) -> list[Finding]:
 
 def _always_normed(spec: Spec) -> bool:
     """Whether models of this spelling always have a final norm; InternViT and RADIO, which have none, show by their parts."""
-    plain = spec.dialect in ("timm", "dino", "dinov2", "mae", "deit", "ibot", "moco", "ijepa", "msn", "hf-vit", "hf-dinov2",
-                             "google-npz")  # fmt: skip
-    parts = spec.layer_scale or spec.num_registers or spec.num_classes or spec.pre_norm
-    return plain and not parts
+    always = ("dino", "dinov2", "dinov2-chunked", "mae", "deit", "ibot", "moco", "ijepa", "msn", "hf-vit", "hf-dinov2",
+              "google-npz", "torchvision")  # fmt: skip
+    return spec.dialect in always or (spec.dialect == "timm" and not (spec.layer_scale or spec.num_registers))
 
 
 def _fates(tensors: Mapping[str, Lazy], match: Match, run: Run) -> dict[str, str]:

@@ -125,7 +125,7 @@ class Report:
         """
         error = self.error()
         if error is not None:
-            error.report = self  # type: ignore[attr-defined]
+            error.report = self
             raise error
 
     def to_json(self, **options: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyvit.dtypes import ITEMSIZE
-from anyvit.errors import needs
+from anyvit.errors import BadArgument, needs
 from anyvit.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -34,6 +34,47 @@ def torch_dtype(name: str) -> torch.dtype:
     import torch
 
     return getattr(torch, name)
+
+
+def float_type(asked: torch.dtype | str | None) -> torch.dtype | None:
+    """The floating-point type that is asked for, by itself or by name.
+
+    Raises:
+        BadArgument: it is none that a model can compute in.
+
+    Example:
+        >>> float_type("bfloat16"), float_type(None)
+        (torch.bfloat16, None)
+    """
+    import torch
+
+    found = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    if found is None and asked is None:
+        return None
+    if not isinstance(found, torch.dtype):
+        raise BadArgument(f"no element type is called {asked!r}", expected="float32, float16, bfloat16, …")
+    if not found.is_floating_point:
+        raise BadArgument(
+            "a model computes in a floating-point type", found=found, expected="float32, float16, bfloat16"
+        )
+    return found
+
+
+def usable(device: torch.device | str | None) -> torch.device | None:
+    """A device that is there.
+
+    Raises:
+        BadArgument: torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    if device is None:
+        return None
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        why = (str(error).splitlines() or ["it cannot be used"])[0]
+        raise BadArgument(f"the device {device!r} cannot be used here", usual=why, remedy='device="cpu"') from error
 
 
 def to_torch(lazy: Lazy, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -194,11 +194,11 @@ def _size(a: Side, b: Side, asked: int | tuple[int, int] | None) -> tuple[int, i
     if asked is not None:
         return pair(asked)
     sides = sorted((a, b), key=lambda side: side.known)  # a module may take its native size only, our ViT takes any
-    for side in sides:
-        if side.spec is not None and side.spec.image_size is not None:
-            return pair(side.spec.image_size)
-    patch = next((side.spec.patch for side in sides if side.spec), (16, 16))
-    return (224 // patch[0] or 1) * patch[0], (224 // patch[1] or 1) * patch[1]
+    natives = (pair(s.spec.image_size) for s in sides if s.spec is not None and s.spec.image_size is not None)
+    height, width = next(natives, (224, 224))
+    patches = [side.spec.patch for side in sides if side.spec] or [(16, 16)]
+    rows, columns = (math.lcm(*sizes) for sizes in zip(*patches, strict=True))  # whole patches on both sides
+    return (height // rows or 1) * rows, (width // columns or 1) * columns
 
 
 def _pictures(images: Tensor | None, size: tuple[int, int], channels: int) -> Tensor:

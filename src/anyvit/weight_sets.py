@@ -77,6 +77,8 @@ def choose(found: Sequence[Match], weights: str | None, aliases: Mapping[str, st
     models = [m for m in found if not OPTIMIZER.search(m.prefix)]
     if not models:
         return Choice(found[0], tuple(found[1:]), (_only_moments(found),))
+    if weights is not None and not isinstance(weights, str):
+        raise BadArgument("weights is a word of the prefix of a weight set, or the whole prefix", found=weights)
     if weights is not None:
         return _named(models, weights, aliases)
     largest = max(m.score for m in models)

@@ -21,6 +21,28 @@ from anyvit.spec import Rope, Spec
 
 pytestmark = pytest.mark.usefixtures("peers")
 
+
+def test_lines_for_clip_and_registers_are_as_timm_has_them() -> None:
+    """timm's CLIP towers end in a classifier as wide as the joint space; its registers have no row in the table."""
+    block = [
+        f"{part}.{p}"
+        for part in ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.fc1", "mlp.fc2")
+        for p in ("weight", "bias")
+    ]
+    names = ["embed.patch.weight", "embed.cls", "embed.pos", "embed.pos_prefix", "norm.weight", "norm.bias"]
+    names += [f"blocks.0.{name}" for name in block]
+    clip = Spec(patch_size=32, image_size=224, pos_prefix=1, eps=1e-5, act="quick_gelu", pre_norm=True, patch_bias=False,
+                projection_dim=512)  # fmt: skip
+    line = configs.constructors(clip, [*names, "embed.norm.weight", "proj.weight"])["timm"]
+    assert line == 'timm.create_model("vit_base_patch32_clip_quickgelu_224", num_classes=512)'
+    dino = Spec(
+        384, 12, 6, patch_size=14, image_size=518, mlp_dim=1536, pos_prefix=1, num_registers=4, layer_scale=True
+    )
+    more = ["embed.patch.bias", "embed.reg", "blocks.0.ls1", "blocks.0.ls2"]
+    line = configs.constructors(dino, [*names, *more])["timm"]
+    assert line == 'timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0)'
+
+
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plain": ("timm", "vit_base_patch16_224", {"mlp_ratio": 2.5}),

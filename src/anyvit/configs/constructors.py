@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from anyvit.configs import hf, open_clip, timm
@@ -63,6 +64,7 @@ def _timm(spec: Spec, dialect: str, names: Collection[str]) -> str | None:
     form = timm.form_of(spec, dialect)
     if form is None:
         return None
+    spec, names = _as_timm_has_it(spec, names)
     if {"pre_logits.weight", "proj.weight", "proj.fc1.weight", "neck.conv1.weight"} & set(names):
         return None
     wanted, unsaid = timm.arguments(spec, form, names)
@@ -81,6 +83,22 @@ def _timm(spec: Spec, dialect: str, names: Collection[str]) -> str | None:
         return None
     line = _call("timm.create_model", f'"{name}"', **args)
     return line[:-1] + "".join(f", {key}={text}" for key, text in code.items()) + ")"
+
+
+def _as_timm_has_it(spec: Spec, names: Collection[str]) -> tuple[Spec, Collection[str]]:
+    """CLIP's projection as a classifier, prefix rows of the position table for all prefix tokens or for none.
+
+    Both are what a conversion to timm and a fill of timm's model do, without a change of the function.
+
+    Source: timm/models/vision_transformer.py, *_clip_* (`num_classes` = width of the joint space), *_reg4_dinov2
+    (`no_embed_class`); checkpoint_filter_fn
+    """
+    if "proj.weight" in names and "proj.bias" not in names and "head.weight" not in names:
+        spec = replace(spec, num_classes=spec.projection_dim or 0, projection_dim=None)
+        names = {*(name for name in names if name != "proj.weight"), "head.weight", "head.bias"}
+    if spec.pos_prefix not in (0, spec.num_prefix):
+        spec = replace(spec, pos_prefix=0)
+    return spec, names
 
 
 def _hf(spec: Spec, dialect: str, names: Collection[str]) -> str | None:
