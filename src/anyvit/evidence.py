@@ -34,6 +34,13 @@ __all__ = ["Attention", "Verdict", "balance", "groups", "heads", "nothing", "sam
 MARGIN = 20.0
 """Nats by which a verdict must lead the next candidate; measured in docs/evidence.md."""
 
+HELD = 20.0
+"""Nats that a vector of norms must lose on average when the borders of heads are moved by half a head; real weights lose
+30 and more (counted up to CAP), random walks that pass as heads 11 to 18."""
+
+FEW = 4
+"""Fewer heads than these need twice the margin: a step at a third of the channels looks much like three heads."""
+
 CAP = 40.0
 """Nats that one vector of norms can at most hold against a candidate, so that one damaged tensor decides nothing."""
 
@@ -217,14 +224,24 @@ def _convincing(
 ) -> bool:
     """The lead suffices, v and out do not object, half of all votes agree, and the borders lie where heads begin."""
     alone = _tally([vote[1] for vote in votes])
-    if size < SMALLEST or 3 * size > len(squares[0][1]) or _lead(size, tally)[0] < MARGIN:
+    count = len(squares[0][1]) // size
+    if size < SMALLEST or count < 3 or _lead(size, tally)[0] < MARGIN * (1 + (count < FEW)):
         return False
     if alone[size] < max(4.0, max(alone.values()) - 2) or 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
         return False
     pairs = [pair for s in squares if (pair := sums(s, size))]
     if any(ordered([pair[part] for pair in pairs], size) for part in parts):
         return False
-    return bordered([pair[part] for pair in pairs for part in parts], size) and not _halves(pairs, votes, parts, size)
+    vectors = [pair[part] for pair in pairs for part in parts]
+    return bordered(vectors, size) and _held(vectors, size) >= HELD and not _halves(pairs, votes, parts, size)
+
+
+def _held(vectors: Sequence[np.ndarray], size: int) -> float:
+    """Nats that vectors lose on average, each at most CAP, when the borders move by half a head."""
+    import numpy as np
+
+    lost = [groups(x, [size])[size] - groups(np.roll(x, size // 2), [size])[size] for x in vectors if x.any()]
+    return sum(max(-CAP, min(CAP, nats)) for nats in lost) / max(1, len(lost))
 
 
 def _halves(pairs: Sequence[Any], votes: Sequence[Any], parts: Sequence[int], size: int) -> bool:
