@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FAR = 40.0
-"""Nats from which the weights' word on heads stands against a given value in a finding, and from which a layout of the
-whole file that is not the named one stops a load."""
+"""Nats from which a layout of the whole file that is not the named one stops a load."""
 
 BUDGET = 1 << 23
 """Weights that a load reads to ask them: all blocks of a ViT-S, three of larger ones."""
@@ -148,7 +147,7 @@ def _heads(found: Reading, blocks: Sequence[Attention]) -> Reading:
     )
     cause = f"num_heads {fact.value} is given by {fact.source}, but the weights show {verdict.value}: {verdict.text}"
     finding = Finding("differs", ("num_heads",), cause, f"heads={verdict.value}")
-    return replace(found, findings=(*found.findings, finding)) if verdict.nats > FAR else found
+    return replace(found, findings=(*found.findings, finding))
 
 
 def _with_fact(found: Reading, name: str, fact: Fact) -> Reading:
@@ -198,11 +197,11 @@ def _layout(blocks: Sequence[Attention]) -> tuple[list[Attention], list[Deviatio
     """The blocks as they are to be read, what deviates from the names, and the facts."""
     turned = evidence_layout.transposed(blocks)
     odd = list(turned.value or ())
-    straight, whole = _reread(blocks, odd)
+    straight = _reread(blocks, odd)
     others = [b for b in straight if b.name not in {d.name for d in odd}]
     order = evidence_layout.order(others, num_heads=evidence.heads(straight).value)
     found = [d for d in order.value or () if d.name.startswith("all ") or d.name not in {o.name for o in odd}]
-    straight, more = _reread(straight, found)
+    straight = _reread(straight, found)
     if not odd and not found and order.value is None and turned.value is None:
         both = evidence_layout.joint_layout(blocks)
         if both.value is not None and both.value.turned and both.value.v != 2:
@@ -212,13 +211,13 @@ def _layout(blocks: Sequence[Attention]) -> tuple[list[Attention], list[Deviatio
     return straight, [*odd, *found], {ORDER: _fact(order), TURNS: _fact(turned)}
 
 
-def _reread(blocks: Sequence[Attention], odd: Sequence[Deviation]) -> tuple[list[Attention], bool]:
+def _reread(blocks: Sequence[Attention], odd: Sequence[Deviation]) -> list[Attention]:
     """All blocks as a deviation of the whole file says, single ones as theirs."""
     out = list(blocks)
     for deviation in odd:
         whole = deviation.name.startswith("all ")
         out = [evidence_layout.reread(b, deviation.reading) if whole or b.name == deviation.name else b for b in out]
-    return out, any(d.name.startswith("all ") for d in odd)
+    return out
 
 
 USUAL = {
@@ -262,8 +261,9 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
     parts = [_float(t) for t in (prefix, table) if t is not None]
     if any(p is None for p in parts):
         return [], {}
-    verdict = evidence_tables.positions(np.concatenate([p for p in parts if p is not None]))
-    believed = (spec.pos_prefix, *spec.grid)
+    whole, believed = np.concatenate([p for p in parts if p is not None]), (spec.pos_prefix, *spec.grid)
+    counts = {0, spec.num_cls, spec.num_cls + int(spec.dist_token), spec.num_prefix, believed[0]}
+    verdict = evidence_tables.positions(whole, [g for g in evidence_tables.grids(len(whole)) if g[0] in counts])
     if verdict.value is None:
         return [], {GRID: Fact(believed, "assumed", verdict.text)}
     told = Fact(verdict.value, "measured", f"the weights: {verdict.text}")

@@ -181,9 +181,18 @@ def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) 
     for parts, label in (((0, 1), ""), ((1,), " (v and out alone)")):
         tally = _tally([vote[part] for vote in votes for part in parts])
         size = max(sizes, key=lambda s: tally[s])
+        if label and _otherwise(size, [vote[0] for vote in votes]):
+            break
         if _convincing(size, tally, squares, votes, parts):
             return _say(size, tally, votes, parts, label, rows, candidates)
     return nothing("no division into heads stands out", of=2 * len(votes), candidates=_by_heads(tally, rows))
+
+
+def _otherwise(size: int, votes: Sequence[dict[int, float]]) -> bool:
+    """Whether q and k clearly show heads of another size than v and out; rotary pairs are no heads."""
+    tally = _tally(votes)
+    best = max(tally, key=lambda s: tally[s])
+    return best >= SMALLEST and tally[best] - max(0.0, tally[size]) >= MARGIN
 
 
 def _votes(squares: tuple[np.ndarray, ...], sizes: Sequence[int]) -> tuple[dict[int, float], dict[int, float]]:
@@ -233,10 +242,10 @@ def _convincing(
     if any(ordered([pair[part] for pair in pairs], size) for part in parts):
         return False
     vectors = [pair[part] for pair in pairs for part in parts]
-    return bordered(vectors, size) and _held(vectors, size) >= HELD and not _halves(pairs, votes, parts, size)
+    return bordered(vectors, size) and held(vectors, size) >= HELD and not _halves(pairs, votes, parts, size)
 
 
-def _held(vectors: Sequence[np.ndarray], size: int) -> float:
+def held(vectors: Sequence[np.ndarray], size: int) -> float:
     """Nats that vectors lose on average, each at most CAP, when the borders move by half a head."""
     import numpy as np
 

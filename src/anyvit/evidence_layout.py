@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from anyvit.evidence import MARGIN, SMALLEST, Attention, Verdict, heads, nothing
-from anyvit.evidence_norms import Norms, column_squares, groups, ordered, row_squares, scores, together
+from anyvit.evidence import HELD, MARGIN, SMALLEST, Attention, Verdict, heads, held, nothing
+from anyvit.evidence_norms import Norms, closely, column_squares, groups, ordered, row_squares, scores, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -213,17 +213,40 @@ def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int |
     return Verdict(reading, lead, votes, len(blocks), text, ranking)
 
 
-def _follows(norms: Sequence[Laid], top: Key, size: int) -> bool:
+def _follows(norms: Sequence[Laid], top: Key, size: int, qk_norm: bool = False) -> bool:
     """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows."""
-    own, plain, vectors = 0.0, 0.0, []
+    own, plain, pairs = 0.0, 0.0, []
     for rows, outs in norms:
-        v, out = scores(_arrange(rows, top[0], size)[top[1]]), scores(outs["".join(top[2])])
+        parts = [scores(part) for part in _arrange(rows, top[0], size)]
+        v, out = parts[top[1]], scores(outs["".join(top[2])])
         own += min(LIMIT, together(v, out))
         plain += min(LIMIT, together(scores(_arrange(rows, *_PLAIN)[2]), scores(outs[""])))
-        vectors.append(scores(v + out))
+        a, b = (parts[i] for i in range(3) if i != top[1])
+        pairs.append(((v, out), (a, b)))
+    vectors = [v + out for (v, out), _ in pairs]
     if ordered(vectors, size or len(vectors[0])):
         return False
-    return own >= MARGIN and (top == _NAMED or own - plain >= MARGIN / 2)
+    if top == _NAMED:
+        return own >= MARGIN
+    return own >= MARGIN and own - plain >= MARGIN / 2 and _belongs(pairs, size, qk_norm)
+
+
+Pair = tuple["np.ndarray", "np.ndarray"]
+
+
+def _belongs(pairs: Sequence[tuple[Pair, Pair]], size: int, qk_norm: bool) -> bool:
+    """Whether v and out, and q and k, belong together channel by channel, or at least share sharp heads.
+
+    Damage makes norms agree at the scale of heads, in drifts and in steps; a reading that contradicts the names must
+    show more. Most trained models balance channel by channel. Some distilled ones do so by heads alone, and then both
+    pairs must show the same heads, with borders that hold.
+    """
+    for at in (0,) if qk_norm else (0, 1):
+        close = sum(min(LIMIT, closely(*pair[at])) for pair in pairs)
+        sharp = size and held([a + b for a, b in (pair[at] for pair in pairs)], size) >= 1.5 * HELD
+        if close < GLANCE * max(1.0, len(pairs) / 3) and not sharp:
+            return False
+    return True
 
 
 def _quiet_part(biases: Sequence[np.ndarray], top: Key, size: int) -> int | None:
@@ -375,17 +398,31 @@ def _turns(block: Attention) -> dict[Key, tuple[float, int]]:
 def _lies(blocks: Sequence[Attention], top: Key, size: int) -> bool:
     """Whether v and out are balanced as they are read, and no heads show along what would be the residual stream."""
     against = own = 0.0
+    pairs = []
     for block in blocks:
         sides = {n: [row_squares(getattr(block, n)), column_squares(getattr(block, n))] for n in ("q", "k", "v", "out")}
-        channels = {n: x[(n == "out") != (n in top[2])] for n, x in sides.items()}
-        own += min(LIMIT, together(scores(channels["v"]), scores(channels["out"])))
+        channels = {n: scores(x[(n == "out") != (n in top[2])]) for n, x in sides.items()}
+        pairs.append(((channels["v"], channels["out"]), (channels["q"], channels["k"])))
+        own += min(LIMIT, together(*pairs[-1][0]))
         for name in top[2]:
-            x, stream = channels[name], sides[name][(name == "out") == (name in top[2])]
-            best = [
-                max(groups(scores(side), _sizes(len(side), None)[1:]).values(), default=0.0) for side in (x, stream)
-            ]
+            stream = scores(sides[name][(name == "out") == (name in top[2])])
+            best = [max(groups(x, _sizes(len(x), None)[1:]).values(), default=0.0) for x in (channels[name], stream)]
             against += max(-LIMIT, min(LIMIT, max(0.0, best[1]) - max(0.0, best[0])))
-    return own >= MARGIN / 2 and against < MARGIN / 2
+    if own < MARGIN / 2 or against >= MARGIN / 2 or not top[2]:
+        return own >= MARGIN / 2 and not top[2]
+    turned = [p if {"v", "out"} & set(top[2]) else (p[1], p[0]) for p in pairs]
+    both = len(top[2]) > 1
+    sums = [a + b for pair in turned for a, b in pair[: 1 + both]]
+    common = heads_size(sums)
+    return _belongs(turned, common, qk_norm=not both)
+
+
+def heads_size(vectors: Sequence[np.ndarray]) -> int:
+    """Channels of the heads that vectors of norms show together; 0 where none stand out."""
+    sizes = _sizes(len(vectors[0]), None)[1:]
+    total = {size: sum(min(LIMIT, groups(x, [size])[size]) for x in vectors) for size in sizes}
+    best = max(total, key=lambda size: total[size], default=0)
+    return best if best and total[best] >= MARGIN else 0
 
 
 def _usable(squares: np.ndarray) -> bool:
