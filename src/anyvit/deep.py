@@ -85,11 +85,22 @@ def ask(found: Reading) -> Reading:
     return replace(found, spec=spec, findings=findings)
 
 
-def odd_blocks(tensors: Mapping[str, Lazy]) -> tuple[Finding, ...]:
-    """What order and transposes of all blocks contradict the names; reads every attention weight."""
+def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
+    """Odd blocks among those that `settle` did not read; for whoever reads every byte anyway.
+
+    Arguments:
+        tensors: canonical name → tensor, as the file has them.
+        spec: the architecture.
+    """
     numbers = depth_of(tensors)
-    _, odd, _ = _layout(attentions(tensors, numbers))
-    return tuple(_said(odd, numbers, False))
+    seen = {numbers[n] for n in evidence.sample(len(numbers), spec.embed_dim, BUDGET)}
+    if len(seen) == len(numbers):
+        return ()
+    blocks = attentions(tensors, numbers)
+    if not any(evidence_layout.glance([b], spec.qk_norm) for b in blocks):
+        return ()
+    new = {f"blocks.{n}" for n in numbers if n not in seen}
+    return tuple(_said([d for d in _layout(blocks)[1] if d.name in new], numbers, False))
 
 
 def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Attention]:
@@ -270,7 +281,7 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
     if tuple(verdict.value) in (believed, (believed[0], believed[2], believed[1])):
         facts = {GRID: replace(told, value=believed)}
         for name, value in (("grid", spec.grid), ("pos_prefix", spec.pos_prefix)):
-            if name in spec.facts:
+            if name in spec.facts and "the weights:" not in spec.facts[name].source:
                 facts[name] = Fact(value, "measured", f"{spec.facts[name].source}; {told.source}")
         return [], facts
     count, height, width = verdict.value

@@ -173,7 +173,8 @@ def gated(blocks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Verdic
 def untrained(tensors: Mapping[str, np.ndarray]) -> Verdict:
     """Whether a set of weights never left its initial distribution.
 
-    Vectors (norm gains, biases) must all be constant: 0, 1 or one initial LayerScale value. Matrices must have rows and
+    Vectors (norm gains, biases) must all be constant: 0, 1 or one initial LayerScale value; where there are norms and all
+    are, biases of linears may be drawn. Matrices must have rows and
     columns whose norms vary no more than those of independent entries do; training makes them vary many times more.
 
     Arguments:
@@ -197,6 +198,9 @@ def untrained(tensors: Mapping[str, np.ndarray]) -> Verdict:
     vectors = [(n, a) for n, a in flat if a.ndim == 1 and len(a) > 1]
     matrices = [(n, a.reshape(len(a), -1)) for n, a in flat if a.ndim >= 2]
     matrices = [(n, a) for n, a in matrices if min(a.shape) >= 16 and not (a == a.flat[0]).all()]
+    still_norms = [n for n, a in vectors if "norm" in n and (a == a[0]).all()]
+    if len(still_norms) >= 2 and len(still_norms) == sum("norm" in n for n, _ in vectors):
+        vectors = [(n, a) for n, a in vectors if "norm" in n]  # torch draws biases of linears from a uniform
     moved = [n for n, a in vectors if not (a == a[0]).all()]
     spread = {n: _dispersion(a) for n, a in matrices}
     # orthogonal starts vary less than independent entries; so do weights that training keeps normalised

@@ -76,7 +76,7 @@ def fill(
         raise BadArgument('init is None or "zeros"', found=init)
     target = recognise_module(module)
     plan = planned(source, target, wanted)
-    seen = integrity.begin(source.checkpoint, source.tensors, check).findings()
+    seen = integrity.begin(source.checkpoint, source.tensors, check, source.spec).findings()
     meta.unfillable(module, [target.real[n] for n in plan.values])
     zeroed = meta.settle(module, [target.real[n] for n in plan.values])
     _copy(module, {target.real[n]: t for n, t in plan.values.items()}, device)
