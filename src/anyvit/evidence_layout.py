@@ -243,8 +243,9 @@ def _belongs(pairs: Sequence[tuple[Pair, Pair]], size: int, qk_norm: bool) -> bo
     """
     for at in (0,) if qk_norm else (0, 1):
         close = sum(min(LIMIT, closely(*pair[at])) for pair in pairs)
+        rise = sum(min(LIMIT, together(*pair[at])) for pair in pairs)
         sharp = size and held([a + b for a, b in (pair[at] for pair in pairs)], size) >= 1.5 * HELD
-        if close < GLANCE * max(1.0, len(pairs) / 3) and not sharp:
+        if close < GLANCE * max(1.0, len(pairs) / 3) and not (sharp and 2 * rise >= LIMIT * len(pairs)):
             return False
     return True
 

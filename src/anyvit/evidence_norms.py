@@ -145,11 +145,11 @@ def together(a: np.ndarray, b: np.ndarray) -> float:
 
 
 RUN = 8
-"""Channels of a run whose mean is taken off before balance is judged closely; no head is smaller."""
+"""Channels of a run whose mean and slope are taken off before balance is judged closely; no head is smaller."""
 
 
 def closely(a: np.ndarray, b: np.ndarray) -> float:
-    """`together` of what is left when the mean of every run of 8 channels is taken off.
+    """`together` of what is left when the mean and slope of every run of 8 channels are taken off.
 
     Balance holds channel by channel. Vectors that merely share the scale of heads, a drift or a step rise together too,
     but not within a run.
@@ -161,13 +161,19 @@ def closely(a: np.ndarray, b: np.ndarray) -> float:
         >>> together(3 * shared + a, 3 * shared + b) > 50, closely(3 * shared + a, 3 * shared + b) < 5, closely(a, a + b) > 15
         (True, True, True)
     """
+    import numpy as np
+
     count = len(a) // RUN
     if not count:
         return 0.0
-    a, b = (x[: count * RUN].reshape(count, RUN) for x in (a, b))
-    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
-    r = max(0.0, min(correlation(a.reshape(-1), b.reshape(-1)), 0.9999))
-    return -count * (RUN - 1) / 2 * math.log1p(-r * r)
+    slope = np.linspace(-1, 1, RUN) / math.sqrt(float(np.square(np.linspace(-1, 1, RUN)).sum()))
+    left = []
+    for x in (a, b):
+        runs = x[: count * RUN].reshape(count, RUN)
+        runs = runs - runs.mean(1, keepdims=True)
+        left.append((runs - (runs @ slope)[:, None] * slope).reshape(-1))
+    r = max(0.0, min(correlation(*left), 0.9999))
+    return -count * (RUN - 2) / 2 * math.log1p(-r * r)
 
 
 def groups(x: np.ndarray, sizes: Iterable[int]) -> dict[int, float]:
