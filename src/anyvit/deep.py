@@ -284,7 +284,7 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
             if name in spec.facts and "the weights:" not in spec.facts[name].source:
                 facts[name] = Fact(value, "measured", f"{spec.facts[name].source}; {told.source}")
         return [], facts
-    count, height, width = verdict.value
+    _, height, width = verdict.value
     cause = f"the position table is read as {believed[0]} + {spec.grid[0]} × {spec.grid[1]}, but {verdict.text}"
     return [Finding("differs", table.origin, cause, f"grid=({height}, {width})")], {GRID: told}
 

@@ -542,7 +542,7 @@ def glance(blocks: Sequence[Attention], qk_norm: bool = False) -> bool:
         rows, outs = named
         upright = _arrange(rows, *_PLAIN)
         table = {n: [_rise(part, out) for part in upright] for n, out in outs.items()}
-        own, rivals = table[""][2], [*table[""][:2], *(table["out"] if "out" in table else ())]
+        own, rivals = table[""][2], [*table[""][:2], *(table.get("out", ()))]
         pair = math.inf if qk_norm else _rise(upright[0], upright[1])
         if own - max(rivals) >= GLANCE and pair >= GLANCE:
             best = math.inf
