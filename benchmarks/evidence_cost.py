@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from anyvit import deep, evidence_layout
+from anyvit import deep, evidence_order
 from anyvit.evidence import Attention, heads, sample
-from anyvit.evidence_layout import order, transposed
 from anyvit.evidence_norms import Norms
+from anyvit.evidence_order import order, transposed
 from anyvit.evidence_tables import positions
 from anyvit.lazy import from_array
 
@@ -58,10 +58,13 @@ def main() -> None:
     small = deep.attentions(tensors, numbers)
     noise = [Attention(*np.random.default_rng(i).normal(0, 0.02, (4, args.width, args.width))) for i in numbers]
     print(heads(model).text)
-    print(f"a load: {len(few)} blocks read {read:.1f} ms, heads {best(lambda: heads(small), args.rounds):.1f} ms, ", end="")
-    print(f"glance {best(lambda: evidence_layout.glance(small), args.rounds):.1f} ms", end="")
+    print(
+        f"a load: {len(few)} blocks read {read:.1f} ms, heads {best(lambda: heads(small), args.rounds):.1f} ms, ",
+        end="",
+    )
+    print(f"glance {best(lambda: evidence_order.glance(small), args.rounds):.1f} ms", end="")
     norms = [Attention(*(Norms.of(getattr(b, n)) for n in PARTS)) for b in noise]
-    print(f" (of random weights {best(lambda: evidence_layout.glance(norms), args.rounds):.1f} ms)")
+    print(f" (of random weights {best(lambda: evidence_order.glance(norms), args.rounds):.1f} ms)")
     print(f"heads, blocks {picked}: {best(lambda: heads(model), args.rounds):.1f} ms")
     print(f"order, {len(model)} blocks: {best(lambda: order(model), args.rounds):.1f} ms")
     print(f"transposed, {len(model)} blocks: {best(lambda: transposed(model), args.rounds):.1f} ms")

@@ -16,7 +16,8 @@ import numpy as np
 from safetensors import safe_open
 
 from anyvit.evidence import Attention, heads
-from anyvit.evidence_layout import joint_layout, order, transposed
+from anyvit.evidence_layout import joint_layout
+from anyvit.evidence_order import order, transposed
 
 KINDS = ("plain", "parts", "noise", "walk", "rough walk", "step", "steps", "drift", "wave", "pairs", "patches", "ar")
 INITS = ("normal", "uniform", "orthogonal", "sparse", "heavy", "xavier")

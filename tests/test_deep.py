@@ -12,7 +12,7 @@ from conftest import SHARED, needs_shared
 from support.evidence_models import fused, trained
 
 import anyvit
-from anyvit import deep, evidence_layout
+from anyvit import deep, evidence_order
 from anyvit.errors import AnyvitError, Incomplete
 from anyvit.evidence import Attention
 from anyvit.lazy import from_array
@@ -164,7 +164,7 @@ def test_a_sound_file_costs_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a glance suffices")
 
-    monkeypatch.setattr(evidence_layout, "transposed", never)
+    monkeypatch.setattr(evidence_order, "transposed", never)
     anyvit.load(vit(blocks()))
     rng = np.random.default_rng(0)
     noise = [Attention(*rng.normal(0, 0.02, (4, WIDTH, WIDTH)).astype("float32")) for _ in range(3)]

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anyvit import evidence, evidence_layout, evidence_tables, resample
+from anyvit import evidence, evidence_layout, evidence_order, evidence_tables, resample
 from anyvit.conform import depth_of
 from anyvit.errors import AnyvitError
 from anyvit.evidence import Attention, Verdict
-from anyvit.evidence_layout import Deviation
 from anyvit.evidence_norms import Norms
+from anyvit.evidence_order import Deviation
 from anyvit.lazy import Lazy, split
 from anyvit.reading import Reading
 from anyvit.report import Finding
@@ -61,7 +61,7 @@ def settle(found: Reading, *, layout: bool = True, strict: bool = True) -> Readi
     if not layout:
         return _heads(found, blocks)
     odd: Sequence[Deviation] = ()
-    if evidence_layout.glance(blocks, spec.qk_norm):
+    if evidence_order.glance(blocks, bool(spec.qk_norm)):
         blocks, odd, facts = _layout(blocks)
         found = replace(found, spec=replace(found.spec, facts={**found.spec.facts, **facts}))
     found = _heads(found, blocks)
@@ -97,7 +97,7 @@ def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
     if len(seen) == len(numbers):
         return ()
     blocks = attentions(tensors, numbers)
-    if not any(evidence_layout.glance([b], spec.qk_norm) for b in blocks):
+    if not any(evidence_order.glance([b], bool(spec.qk_norm)) for b in blocks):
         return ()
     new = {f"blocks.{n}" for n in numbers if n not in seen}
     return tuple(_said([d for d in _layout(blocks)[1] if d.name in new], numbers, False))
@@ -206,11 +206,11 @@ def _begins_at_zero(table: Lazy) -> bool:
 
 def _layout(blocks: Sequence[Attention]) -> tuple[list[Attention], list[Deviation], dict[str, Fact]]:
     """The blocks as they are to be read, what deviates from the names, and the facts."""
-    turned = evidence_layout.transposed(blocks)
+    turned = evidence_order.transposed(blocks)
     odd = list(turned.value or ())
     straight = _reread(blocks, odd)
     others = [b for b in straight if b.name not in {d.name for d in odd}]
-    order = evidence_layout.order(others, num_heads=evidence.heads(straight).value)
+    order = evidence_order.order(others, num_heads=evidence.heads(straight).value)
     found = [d for d in order.value or () if d.name.startswith("all ") or d.name not in {o.name for o in odd}]
     straight = _reread(straight, found)
     if not odd and not found and order.value is None and turned.value is None:
@@ -218,7 +218,7 @@ def _layout(blocks: Sequence[Attention]) -> tuple[list[Attention], list[Deviatio
         if both.value is not None and both.value.turned and both.value.v != 2:
             what = f"order of q, k, v and out: {both.value}"
             found = [Deviation(f"all {len(blocks)} blocks", what, both.nats, both.value)]
-            straight, order = [evidence_layout.reread(b, both.value) for b in blocks], replace(both, value=tuple(found))
+            straight, order = [evidence_order.reread(b, both.value) for b in blocks], replace(both, value=tuple(found))
     return straight, [*odd, *found], {ORDER: _fact(order), TURNS: _fact(turned)}
 
 
@@ -227,7 +227,7 @@ def _reread(blocks: Sequence[Attention], odd: Sequence[Deviation]) -> list[Atten
     out = list(blocks)
     for deviation in odd:
         whole = deviation.name.startswith("all ")
-        out = [evidence_layout.reread(b, deviation.reading) if whole or b.name == deviation.name else b for b in out]
+        out = [evidence_order.reread(b, deviation.reading) if whole or b.name == deviation.name else b for b in out]
     return out
 
 

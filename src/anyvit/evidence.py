@@ -39,7 +39,7 @@ HELD = 20.0
 30 and more (counted up to CAP), random walks that pass as heads 11 to 18."""
 
 FEW = 4
-"""Fewer heads than these need twice the margin: a step at a third of the channels looks much like three heads."""
+"""Fewer heads than these need three times the margin: steps at thirds of the channels look much like three heads."""
 
 CAP = 40.0
 """Nats that one vector of norms can at most hold against a candidate, so that one damaged tensor decides nothing."""
@@ -234,7 +234,7 @@ def _convincing(
     """The lead suffices, v and out do not object, half of all votes agree, and the borders lie where heads begin."""
     alone = _tally([vote[1] for vote in votes])
     count = len(squares[0][1]) // size
-    if size < SMALLEST or count < 3 or _lead(size, tally)[0] < MARGIN * (1 + (count < FEW)):
+    if size < SMALLEST or count < 3 or _lead(size, tally)[0] < MARGIN * (3 if count < FEW else 1):
         return False
     if alone[size] < max(4.0, max(alone.values()) - 2) or 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
         return False
