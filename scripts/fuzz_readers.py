@@ -26,158 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from anyvit import axes, names
-from anyvit.containers import open_checkpoint, save
-from anyvit.errors import AnyvitError
-from anyvit.lazy import from_array
-from anyvit.reading import understand
-from anyvit.rules import Dialect, R, read, write
-
-CORPUS = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "corpus"
-READ_LIMIT = 1 << 20
-"""Tensors larger than that are listed but not read."""
-NAMES = {
-    "safetensors": "a.safetensors", "torch": "a.pth", "legacy": "a.pth", "pickle": "a.pkl", "npz": "a.npz",
-    "msgpack": "a.msgpack", "onnx": "a.onnx", "index": "model.safetensors.index.json", "dcp": ".metadata",
-    "config": "config.json",
-}  # fmt: skip
-"""Kind → the name under which its bytes lie."""
-KINDS = (*NAMES, "rules")
-
-
-def tensors() -> dict[str, np.ndarray]:
-    """A very small ViT in timm's names."""
-    draw = np.random.default_rng(0)
-    shapes = {
-        "cls_token": (1, 1, 8),
-        "pos_embed": (1, 5, 8),
-        "patch_embed.proj.weight": (8, 3, 2, 2),
-        "norm.weight": (8,),
-    }
-    shapes |= {"blocks.0.norm1.weight": (8,), "blocks.0.attn.qkv.weight": (24, 8), "blocks.0.attn.proj.weight": (8, 8)}
-    shapes |= {"blocks.0.norm2.weight": (8,), "blocks.0.mlp.fc1.weight": (16, 8), "blocks.0.mlp.fc2.weight": (8, 16)}
-    return {name: draw.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
-
-
-def saved(suffix: str, **options: object) -> bytes:
-    """These tensors as a file of anyvit's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"a{suffix}"
-        save({name: from_array(value, name) for name, value in tensors().items()}, path, **options)  # type: ignore[arg-type]
-        return path.read_bytes()
-
-
-def seeds(kind: str) -> list[bytes]:
-    """Sound inputs to begin with, and the kept corpus."""
-    kept = [path.read_bytes() for path in sorted((CORPUS / kind).glob("*"))] if (CORPUS / kind).is_dir() else []
-    return [*_sound(kind), *kept]
-
-
-def _sound(kind: str) -> list[bytes]:
-    arrays = tensors()
-    if kind == "safetensors":
-        return [saved(".safetensors"), saved(".safetensors", recorded=True, metadata={"anyvit.spec": '{"depth":1}'})]
-    if kind == "npz":
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **arrays)
-        return [saved(".npz"), packed.getvalue()]
-    if kind == "torch":
-        return [saved(".pth", metadata={"anyvit.spec": "{}"}), _repacked(saved(".pth"))]
-    if kind == "pickle":
-        nested = {"model": arrays, "args": {"arch": "vit", "epoch": 3, "set": {1, 2}, "f": 0.5, "b": b"x", "n": None}}
-        return [pickle.dumps(nested, protocol) for protocol in (0, 2, 4, 5)]
-    if kind == "msgpack":
-        return [_msgpack({"params": {"a": arrays["norm.weight"], "b": {"c": arrays["cls_token"]}}})]
-    if kind == "index":
-        return [json.dumps({"metadata": {"total_size": 1}, "weight_map": {"a": "a.safetensors"}}).encode()]
-    if kind == "config":
-        config = {"model_type": "vit", "hidden_size": 8, "num_attention_heads": 2, "patch_size": 2, "image_size": 4}
-        more = {"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"depth": 1}}
-        return [json.dumps(config).encode(), json.dumps(more).encode()]
-    if kind == "rules":
-        return [
-            b"patch_embed.proj.{p}\nembed.patch.{p}\n", b"pos_embed\nembed.[pos_prefix|pos]\n1 (k+n) d -> k d, n d",
-            b"blocks.{i}.attn.qkv.{p}\nblocks.{i}.attn.[q|k|v].{p}\n(parts o) ... -> parts o ...",
-            b"blocks.{_}.{i}.<norm1|norm2>.<a|b>\nblocks.{i}.<x|y>.<scale|bias>\n", b"e[i]\nblocks.[i].w\nl ... -> l ...",
-        ]  # fmt: skip
-    return []
-
-
-def _repacked(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-    return out.getvalue()
-
-
-def _msgpack(value: object) -> bytes:
-    """As flax writes it: an array is an extension of type 1 that holds (shape, type, bytes)."""
-    if isinstance(value, dict):
-        return bytes([0x80 | len(value)]) + b"".join(_msgpack(k) + _msgpack(v) for k, v in value.items())
-    if isinstance(value, str):
-        return bytes([0xA0 | len(value)]) + value.encode()
-    assert isinstance(value, np.ndarray)
-    axes_ = bytes([0x90 | value.ndim, *value.shape])
-    raw = value.tobytes()
-    inner = b"\x93" + axes_ + _msgpack(value.dtype.name) + b"\xc6" + struct.pack(">I", len(raw)) + raw
-    return b"\xc9" + struct.pack(">I", len(inner)) + b"\x01" + inner
-
-
-def one_input(kind: str, data: bytes, folder: Path) -> None:
-    """What happens to a file before a model is built from it.
-
-    Arguments:
-        kind: one of `KINDS`.
-        data: the file's bytes, or lines "theirs, ours, axes".
-        folder: where it may be written.
-    """
-    if kind == "rules":
-        _rules(data)
-        return
-    path = folder / NAMES[kind]
-    path.write_bytes(data)
-    if kind == "config":
-        weights = folder / "model.safetensors"
-        if not weights.exists():
-            weights.write_bytes(saved(".safetensors"))
-    if kind == "dcp":
-        (folder / "__0_0.distcp").touch()
-    try:
-        checkpoint = open_checkpoint(folder if kind in ("config", "dcp") else path)
-        for tensor in list(checkpoint.tensors.values())[:64]:
-            if tensor.nbytes <= READ_LIMIT:
-                try:
-                    assert tensor.read().shape == tensor.shape
-                except AnyvitError:
-                    continue
-        report = understand(checkpoint).report()
-        assert len(str(report)) < 100_000 and report.to_json()
-        for note in checkpoint.verify() if checkpoint.verify else ():
-            assert note.kind
-        if (error := report.error()) is not None:
-            assert len(str(error)) <= 2_000
-    except AnyvitError as error:
-        assert len(str(error)) <= 2_000, len(str(error))
-
-
-def _rules(data: bytes) -> None:
-    theirs, ours, pattern = [*data.decode("latin-1").split("\n"), "", "", ""][:3]
-    try:
-        names.parse(theirs)
-        if pattern:
-            axes.parse(pattern)
-        dialect = Dialect("fuzz", (R(theirs, ours, pattern or None),))
-        some = {name: from_array(value, name) for name, value in tensors().items()}
-        found = read(some, dialect)
-        back = write(found.tensors, dialect)
-        for tensor in (*found.tensors.values(), *back.tensors.values()):
-            if tensor.nbytes <= READ_LIMIT:
-                tensor.read()
-    except AnyvitError:
-        return
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 SLOW = 25
 """Seconds after which an input counts as a hang; a busy machine takes its share."""
@@ -311,20 +160,25 @@ def guided(kind: str, seconds: float, work: Path) -> None:
     import importlib
     import pkgutil
 
-    folder = Path(tempfile.mkdtemp())
-    corpus = Path(tempfile.mkdtemp())
-    for number, data in enumerate(seeds(kind)):
-        (corpus / str(number)).write_bytes(data)
-    atheris.instrument_all()
-    runner: Callable[[bytes], None] = lambda data: one_input(kind, data, folder)  # noqa: E731
-    crashes.mkdir(parents=True, exist_ok=True)
-    options = [
-        f"-max_total_time={int(seconds)}",
-        "-max_len=65536",
-        "-rss_limit_mb=3000",
-        f"-artifact_prefix={crashes}/{kind}-",
+    import atheris
+
+    with atheris.instrument_imports(include=["anyvit", "support.fuzzing"], enable_loader_override=False):
+        import anyvit
+
+        for module in pkgutil.walk_packages(anyvit.__path__, "anyvit."):
+            if module.name.split(".")[1] in READING:
+                importlib.import_module(module.name)
+        run = Runner(kind, work / "crashes")
+    words = work / f"{kind}.dict"
+    words.write_text("".join('"' + "".join(f"\\x{b:02x}" for b in word) + '"\n' for word in (*TOKENS, *NUMBERS)))
+    options = [f"-max_total_time={int(seconds)}", f"-max_len={run.fuzzing.LENGTH_LIMIT}", f"-timeout={SLOW}"]
+    options += [
+        "-rss_limit_mb=2000",
+        f"-artifact_prefix={work}/crashes/{kind}-",
+        f"-dict={words}",
+        "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], runner)
+    atheris.Setup([sys.argv[0], *options, str(seeded(kind, work))], run)
     atheris.Fuzz()
 
 

@@ -38,8 +38,11 @@ HELD = 20.0
 """Nats that a vector of norms must lose on average when the borders of heads are moved by half a head; real weights lose
 30 and more (counted up to CAP), random walks that pass as heads 11 to 18."""
 
+SAME = 0.8
+"""Mean correlation of the groups of different blocks from which they are one field; real stacks stay below 0.3."""
+
 FEW = 4
-"""Fewer heads than these need three times the margin: steps at thirds of the channels look much like three heads."""
+"""Fewer heads than these need twice the margin: steps at thirds of the channels look much like three heads."""
 
 CAP = 40.0
 """Nats that one vector of norms can at most hold against a candidate, so that one damaged tensor decides nothing."""
@@ -234,15 +237,29 @@ def _convincing(
     """The lead suffices, v and out do not object, half of all votes agree, and the borders lie where heads begin."""
     alone = _tally([vote[1] for vote in votes])
     count = len(squares[0][1]) // size
-    if size < SMALLEST or count < 3 or _lead(size, tally)[0] < MARGIN * (3 if count < FEW else 1):
+    if size < SMALLEST or count < 3 or _lead(size, tally)[0] < MARGIN * (2 if count < FEW else 1):
         return False
     if alone[size] < max(4.0, max(alone.values()) - 2) or 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
         return False
     pairs = [pair for s in squares if (pair := sums(s, size))]
     if any(ordered([pair[part] for pair in pairs], size) for part in parts):
         return False
+    if _shared_by_blocks([pair[1] for pair in pairs], size):
+        return False
     vectors = [pair[part] for pair in pairs for part in parts]
     return bordered(vectors, size) and held(vectors, size) >= HELD and not _halves(pairs, votes, parts, size)
+
+
+def _shared_by_blocks(vectors: Sequence[np.ndarray], size: int) -> bool:
+    """Whether all blocks show the same groups: heads of different blocks know nothing of each other, a field does."""
+    import numpy as np
+
+    means = np.array([x.reshape(-1, size).mean(1) for x in vectors if x.any()])
+    if len(means) < 4:
+        return False
+    means = means - means.mean(1, keepdims=True)
+    unit = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return float(np.square(unit.sum(0)).sum() - len(unit)) / (len(unit) * (len(unit) - 1)) > SAME
 
 
 def held(vectors: Sequence[np.ndarray], size: int) -> float:
