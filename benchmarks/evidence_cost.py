@@ -1,4 +1,4 @@
-"""What the checks of trained weights cost: heads on the sampled blocks of a ViT, order and transposes of all blocks.
+"""What the checks of trained weights cost: what a load reads and asks, and order and transposes where a glance asks on.
 
 Example: python benchmarks/evidence_cost.py --width 1024 --depth 24
 """
@@ -11,9 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from anyvit import deep, evidence_order
 from anyvit.evidence import Attention, heads, sample
-from anyvit.evidence_layout import order, transposed
+from anyvit.evidence_norms import Norms
+from anyvit.evidence_order import order, transposed
 from anyvit.evidence_tables import positions
+from anyvit.lazy import from_array
+
+PARTS = ("q", "k", "v", "out")
 
 
 def best(call: Callable[[], object], rounds: int) -> float:
@@ -46,7 +51,20 @@ def main() -> None:
     picked = sample(args.depth, args.width)
     model = blocks(args.width, len(picked))
     table = np.random.default_rng(1).normal(size=(1370, args.width)).astype("float32")
+    few = model[: len(sample(args.depth, args.width, deep.BUDGET))]
+    tensors = {f"blocks.{i}.attn.{n}.weight": from_array(getattr(b, n)) for i, b in enumerate(few) for n in PARTS}
+    numbers = list(range(len(few)))
+    read = best(lambda: deep.attentions(tensors, numbers), args.rounds)
+    small = deep.attentions(tensors, numbers)
+    noise = [Attention(*np.random.default_rng(i).normal(0, 0.02, (4, args.width, args.width))) for i in numbers]
     print(heads(model).text)
+    print(
+        f"a load: {len(few)} blocks read {read:.1f} ms, heads {best(lambda: heads(small), args.rounds):.1f} ms, ",
+        end="",
+    )
+    print(f"glance {best(lambda: evidence_order.glance(small), args.rounds):.1f} ms", end="")
+    norms = [Attention(*(Norms.of(getattr(b, n)) for n in PARTS)) for b in noise]
+    print(f" (of random weights {best(lambda: evidence_order.glance(norms), args.rounds):.1f} ms)")
     print(f"heads, blocks {picked}: {best(lambda: heads(model), args.rounds):.1f} ms")
     print(f"order, {len(model)} blocks: {best(lambda: order(model), args.rounds):.1f} ms")
     print(f"transposed, {len(model)} blocks: {best(lambda: transposed(model), args.rounds):.1f} ms")

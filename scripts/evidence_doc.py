@@ -18,8 +18,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from anyvit.evidence import Attention, heads, sums
-from anyvit.evidence_layout import Reading, fused_layout, order, transposed
+from anyvit.evidence_layout import Reading, fused_layout
 from anyvit.evidence_norms import column_squares, row_squares
+from anyvit.evidence_order import order, transposed
 from anyvit.evidence_tables import gated, grids, positions, smoothness
 
 NAMES = ("attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense")

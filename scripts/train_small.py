@@ -208,6 +208,7 @@ def main() -> None:
         state, accuracy = train(KINDS[kind], args.steps)
         recipe = json.dumps(asdict(KINDS[kind]))
         meta = {"kind": kind, "recipe": recipe, "steps": str(args.steps), "accuracy": f"{accuracy:.3f}"}
+        meta["heads"] = str(KINDS[kind].heads)
         save_file(state, args.out / f"{kind}{args.tag}.safetensors", metadata=meta)
         print(kind, f"accuracy {accuracy:.3f}", flush=True)
 

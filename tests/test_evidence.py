@@ -131,8 +131,22 @@ def test_a_step_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
         blocks.append(Attention(*(x * (scale * noise)[:, None] for x in w[:3]), w[3] * scale * noise))
     assert heads(blocks).value is None
     monkeypatch.setattr(evidence, "bordered", lambda *_: True)
+    monkeypatch.setattr(evidence, "_shared_by_blocks", lambda *_: False)
     monkeypatch.setattr(evidence, "ordered", lambda *_: False)
     assert heads(blocks).value is not None
+
+
+def test_groups_that_all_blocks_share_are_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    field = np.exp(0.5 * rng.normal(size=8)).repeat(24)
+    blocks = []
+    for _ in range(5):
+        scale = field * np.exp(rng.normal(0, 0.1, (2, 192)))
+        w = rng.normal(0, 0.02, (4, 192, 192)).astype("float32")
+        blocks.append(Attention(*(w[i] * scale[i // 2][:, None] for i in range(3)), w[3] * scale[1]))
+    assert heads(blocks).value is None and heads(blocks[:3]).value == 8
+    monkeypatch.setattr(evidence, "_shared_by_blocks", lambda *_: False)
+    assert heads(blocks).value == 8
 
 
 def test_rotary_pairs_leave_the_verdict_to_v_and_out() -> None:

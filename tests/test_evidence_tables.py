@@ -60,6 +60,7 @@ def test_random_small_and_broken_tables_give_no_verdict(monkeypatch: pytest.Monk
     assert positions(np.zeros((3, 8))).value is None
     monkeypatch.setattr(evidence_tables, "SMOOTH", 9.0)
     monkeypatch.setattr(evidence_tables, "CLEAR", 1.0)
+    monkeypatch.setattr(evidence_tables, "SLOPE", 9.0)
     monkeypatch.setattr(evidence_tables, "COMPONENTS", 1)
     for _ in range(20):
         said += positions(rng.normal(size=(17, 48))).value is not None

@@ -62,7 +62,7 @@ def build_vit(
     if spec.condition and not tensors["blocks.0.adaln.shift1.weight"].origin:
         report = report.adding([_measured(model)])
     model._report = report
-    model._check = None if source is None else integrity.begin(source, tensors, check)
+    model._check = None if source is None else integrity.begin(source, tensors, check, spec)
     return model.eval()
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SMOOTH = 0.7
 """Largest smoothness that counts as an image grid; independent rows give 2, DINOv2-S gives 0.11."""
 
+SLOPE = 1.0
+"""Largest smoothness of either axis alone: a line of text is smooth along its rows and jumps between them."""
+
 CLEAR = 0.85
 """The best grid's smoothness must be below this fraction of the next one's."""
 
@@ -52,6 +55,16 @@ def _steps(table: np.ndarray, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     down, right = np.diff(grid, axis=0), np.diff(grid, axis=1)
     total = np.einsum("hwd,hwd->d", down, down) + np.einsum("hwd,hwd->d", right, right)
     return total / max(1, (h - 1) * w + h * (w - 1)), grid.reshape(h * w, -1).var(0)
+
+
+def _roughest(table: np.ndarray, h: int, w: int) -> float:
+    """The smoothness of the axis that is less smooth."""
+    import numpy as np
+
+    grid = np.asarray(table).reshape(h, w, -1)
+    variance = grid.reshape(h * w, -1).var(0)
+    steps = (np.square(np.diff(grid, axis=axis)).mean((0, 1)) for axis in (0, 1))
+    return max(_ratio(s, variance) for s in steps)
 
 
 def _components(table: np.ndarray) -> np.ndarray:
@@ -122,6 +135,8 @@ def positions(table: np.ndarray, candidates: Iterable[Grid] | None = None) -> Ve
     words = f"smoothness {smooth[best]:.3f} for {best[0]} + {best[1]} × {best[2]}, {second:.3f} for the next"
     if smooth[best] > SMOOTH or smooth[best] > CLEAR * second or 2 * votes < of:
         return nothing(words, lead, of, shown)
+    if _roughest(table[best[0] :], best[1], best[2]) > SLOPE:
+        return nothing(words + ", but one of its axes is rough, as in a line", lead, of, shown)
     if allowed is not None and best not in allowed:
         return nothing(words + ", which is none of the candidates", lead, of, shown)
     return Verdict(best, lead, votes, of, f"{words}; {votes} of {of} principal components agree", shown)
@@ -158,7 +173,8 @@ def gated(blocks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Verdic
 def untrained(tensors: Mapping[str, np.ndarray]) -> Verdict:
     """Whether a set of weights never left its initial distribution.
 
-    Vectors (norm gains, biases) must all be constant: 0, 1 or one initial LayerScale value. Matrices must have rows and
+    Vectors (norm gains, biases) must all be constant: 0, 1 or one initial LayerScale value; where there are norms and all
+    are, biases of linears may be drawn. Matrices must have rows and
     columns whose norms vary no more than those of independent entries do; training makes them vary many times more.
 
     Arguments:
@@ -182,6 +198,9 @@ def untrained(tensors: Mapping[str, np.ndarray]) -> Verdict:
     vectors = [(n, a) for n, a in flat if a.ndim == 1 and len(a) > 1]
     matrices = [(n, a.reshape(len(a), -1)) for n, a in flat if a.ndim >= 2]
     matrices = [(n, a) for n, a in matrices if min(a.shape) >= 16 and not (a == a.flat[0]).all()]
+    still_norms = [n for n, a in vectors if "norm" in n and (a == a[0]).all()]
+    if len(still_norms) >= 2 and len(still_norms) == sum("norm" in n for n, _ in vectors):
+        vectors = [(n, a) for n, a in vectors if "norm" in n]  # torch draws biases of linears from a uniform
     moved = [n for n, a in vectors if not (a == a[0]).all()]
     spread = {n: _dispersion(a) for n, a in matrices}
     # orthogonal starts vary less than independent entries; so do weights that training keeps normalised

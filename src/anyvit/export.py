@@ -72,7 +72,7 @@ def write_out(
     report = _report(found, state, said)
     metadata = configs.provenance(said.fitted.spec, found.match, found.checkpoint, said.dialect)
     metadata |= integrity.record(found, said.dialect, report.findings, asked)
-    running = integrity.begin(found.checkpoint, found.tensors, check)
+    running = integrity.begin(found.checkpoint, found.tensors, check, found.spec)
     if folder:
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:

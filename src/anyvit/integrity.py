@@ -7,7 +7,7 @@ large ones: checksums of the container, checksums that `convert` recorded, and a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from anyvit.reading import Reading
     from anyvit.rules import Dialect
+    from anyvit.spec import Spec
 
 MODES = ("now", "beside", "off")
 SMALL = 16 << 20
@@ -55,13 +56,16 @@ def mode(check: str | None, size: int) -> str:
     return check
 
 
-def begin(checkpoint: Checkpoint, tensors: Mapping[str, Lazy], check: str | None = None) -> Check:
+def begin(
+    checkpoint: Checkpoint, tensors: Mapping[str, Lazy], check: str | None = None, spec: Spec | None = None
+) -> Check:
     """Starts to check what a model was read from.
 
     Arguments:
         checkpoint: the opened file.
         tensors: canonical name → tensor; what they are made of is read.
         check: "now" checks before this returns, "beside" in a thread, "off" not at all; None: see `mode`.
+        spec: the architecture, where blocks that lie otherwise than their names say are to be found as well.
 
     Returns:
         The check; `wait` and `findings` give its verdict.
@@ -74,13 +78,19 @@ def begin(checkpoint: Checkpoint, tensors: Mapping[str, Lazy], check: str | None
     # What lies elsewhere would be fetched twice.
     check = "off" if check is None and "://" in checkpoint.path else check
     when = mode(check, sum(checkpoint.tensors[name].nbytes for name in names))
-    running = Check(checkpoint, names)
+    running = Check(checkpoint, names, None if spec is None else (lambda: _odd(tensors, spec)))
     if when == "now":
         running.run()
         running.wait()
     elif when == "beside":
         running.start()
     return running
+
+
+def _odd(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
+    from anyvit.deep import odd_blocks
+
+    return odd_blocks(tensors, spec)
 
 
 def _sources(checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> dict[str, bool]:
@@ -104,10 +114,14 @@ class Check:
     Arguments:
         checkpoint: the opened file.
         names: tensor to read → whether it is a weight matrix.
+        more: what else to ask once the bytes are read.
     """
 
-    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, bool]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, names: Mapping[str, bool], more: Callable[[], tuple[Finding, ...]] | None = None
+    ) -> None:
         self._job: tuple[Checkpoint, Mapping[str, bool]] | None = (checkpoint, names)
+        self._more = more
         self._thread: Thread | None = None
         self._error: Exception | None = None
         self._findings: tuple[Finding, ...] = ()
@@ -120,6 +134,7 @@ class Check:
             return
         try:
             self._findings, self._digest = _examined(*job)
+            self._findings += self._more() if self._more else ()
         except Exception as error:  # kept, so that a thread loses nothing
             self._error = error
 

@@ -367,7 +367,11 @@ def _prefix_rows(
                 expected=" or ".join(str(grid[0] * grid[1] + c) for c in options),
             )  # fmt: skip
     square = [count for count in options if rows > count and isqrt(rows - count) ** 2 == rows - count]
-    seen = _seen_grid(tensors[name], options) if values and not square else None
+    doubtful = not square or (square[0] == 0 and cls > 0)
+    seen = _seen_grid(tensors[name], options) if values and doubtful else None
+    if seen is not None and seen[0][0] == 0 and seen[0][1] == seen[0][2]:
+        facts["grid"] = Fact(seen[0][1:], "measured", f"the weights: {seen[1]}")
+        return 0, []
     if seen is not None:
         facts["grid"] = Fact(seen[0][1:], "measured", f"the weights: {seen[1]}")
         cause = f"the position table is read as {seen[0][1]} × {seen[0][2]}: {seen[1]}"

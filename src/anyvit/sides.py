@@ -18,6 +18,7 @@ from anyvit.model import ViT
 from anyvit.module import checkpoint_of
 from anyvit.reading import Ask, Reading, understand
 from anyvit.recognise import WRAPPERS, block_prefixes
+from anyvit.report import Finding
 from anyvit.spec import Spec
 from anyvit.target import recognise_module
 
@@ -42,6 +43,7 @@ class Side:
         dtype: the element type that it computes in.
         stored: the element type that most of its weights have in the file; that of `dtype` for a module.
         known: whether its facts come with a file or a ViT, so that the other side is the one to change.
+        own: what its weights alone say against its names, whatever the other side is.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Side:
     dtype: str
     stored: str
     known: bool
+    own: tuple[Finding, ...] = ()
 
     @property
     def spec(self) -> Spec | None:
@@ -84,7 +87,13 @@ def open_side(name: str, given: Any) -> Side:
     checkpoint = given if isinstance(given, Checkpoint) else containers.open_checkpoint(given)
     vit = api.load_as_named(checkpoint)
     title = checkpoint.path or f"a mapping of {len(checkpoint.tensors)} tensors"
-    return _own(name, title, vit, _stored(checkpoint, vit))
+    side = _own(name, title, vit, _stored(checkpoint, vit))
+    told = tuple(f for f in vit.report.findings if f.kind in LAID) if vit.report else ()
+    return replace(side, own=tuple(replace(f, cause=f"{name}'s own weights: {f.cause}", fatal=False) for f in told))
+
+
+LAID = ("swapped", "interleaved", "transposed", "untrained")
+"""Kinds of findings that the weights of one file alone give."""
 
 
 def _own(name: str, title: str, vit: ViT, stored: str | None) -> Side:

@@ -159,7 +159,7 @@ def _compare(a: Side, b: Side, images: Tensor | None, size: int | tuple[int, int
     pixels = _pictures(images, _size(a, b, size), channels)
     condition, notes = _condition(a, b, len(pixels))
     traces = run(a, pixels, condition), run(b, pixels, condition)
-    findings = [*notes, *_facts(a, b), *_sizes(a, b, pixels)]
+    findings = [*a.own, *b.own, *notes, *_facts(a, b), *_sizes(a, b, pixels)]
     traces, more = _alike(a, b, *traces)
     findings += more
     noise = Noise(a, b, traces, pixels, condition)
