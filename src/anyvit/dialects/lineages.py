@@ -158,6 +158,13 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight", "no embed.pos"), heads=GIANT,
     ),
     Lineage(
+        "open_clip-siglip", ("open_clip-timm",),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", "projection": "identity", **HALF},
+        "open_clip model_configs ViT-*-SigLIP*: timm_pool map, timm_proj none",
+        ("prefix (^|\\.)visual\\.trunk\\.$", "canon pool.query", "no proj.weight", "no proj.fc2.weight", "no head.weight",
+         "no embed.norm.weight"), heads=GIANT,
+    ),
+    Lineage(
         "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", **HALF},
         "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
@@ -492,6 +499,13 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "hf-sam", ("hf-sam",), {"eps": 1e-6, "pool": "none", **IMAGENET},
         "transformers SamVisionConfig: layer_norm_eps=1e-6",
+    ),
+    *(
+        Lineage(
+            "open_clip-clipa", ("open_clip-clipa",), {**OPEN_CLIP, **IMAGENET, "pool": "avg"},
+            "open_clip model_configs ViT-*-CLIPA*.json: no_ln_pre, pool_type avg, final_ln_after_pool", signs, heads=WIDE,
+        )
+        for signs in (("no embed.norm.weight", "canon embed.cls"), ())
     ),
     *(
         Lineage(
