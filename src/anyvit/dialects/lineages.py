@@ -640,6 +640,23 @@ LINEAGES: tuple[Lineage, ...] = (
         "timm-relpos", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", **IMAGENET},
         "timm/models/vision_transformer_relpos.py",
     ),
+    Lineage(
+        "dino", ("dino",), {"eps": 1e-6, "resample": "dino", **IMAGENET},
+        "dino/vision_transformer.py: eps=1e-6, scale_factor=(g+0.1)/sqrt(N)", heads=WIDE,
+    ),
+    Lineage(
+        "moco-v3", ("moco",), {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
+        "moco-v3/vits.py: vit_small has 12 heads at width 384; fixed sin-cos positions", heads={384: 12},
+    ),
+    Lineage(
+        "ijepa", ("ijepa",), {"eps": 1e-6, "resample": "none", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
+        "ijepa/src/models/vision_transformer.py: sin-cos positions, no cls token", heads=WIDE,
+    ),
+    Lineage("msn", ("msn",), {"eps": 1e-6, "resample": "msn", **IMAGENET}, "facebookresearch/msn src/deit.py"),
+    Lineage(
+        "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
+        "open_clip model_configs EVA0*: timm's eva trunks", heads=WIDE,
+    ),
     Lineage("anyvit", ("anyvit", "anyvit-dit"), {}, "anyvit's own state dict; its metadata holds the spec", heads=WIDE),
 )  # fmt: skip
 
