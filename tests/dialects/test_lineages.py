@@ -182,6 +182,41 @@ def test_what_siglip_pools_is_its_embedding(tmp_path: Path) -> None:
     assert alone(torch.randn(1, 3, 32, 32)).embedding is None
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@torch.no_grad()
+def test_linear_classifiers_of_dinov2(tmp_path: Path, layers: int) -> None:
+    state = {**under("backbone.", toy(layer_scale=True)), "backbone.mask_token": random(1, WIDTH)}
+    weight, bias = random(5, (layers + 1) * WIDTH), random(5)
+    vit = load(saved(tmp_path, {**state, "linear_head.weight": weight, "linear_head.bias": bias}))
+    pixels = torch.randn(1, 3, 32, 32)
+    seen = vit.layers(pixels, list(range(DEPTH + 1 - layers, DEPTH + 1)), norm=True)
+    joined = torch.cat([*(tokens[:, 0] for tokens in seen), seen[-1][:, 1:].mean(1)], -1)
+    assert vit.spec.pool_layers == layers
+    assert torch.allclose(vit(pixels).logits, joined @ torch.from_numpy(weight).T + torch.from_numpy(bias), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_linear_classifier_of_dinov3(tmp_path: Path) -> None:
+    state = {n: v for n, v in toy(layer_scale=True).items() if n != "pos_embed"}
+    state |= {"rope_embed.periods": 100.0 ** (np.arange(16, dtype="float32") / 16), "mask_token": random(1, WIDTH),
+              "storage_tokens": random(1, 2, WIDTH)}  # fmt: skip
+    weight, bias = random(5, 2 * WIDTH), random(5)
+    vit = load(saved(tmp_path, {**under("backbone.", state), "linear_head.weight": weight, "linear_head.bias": bias}))
+    out = vit(torch.randn(1, 3, 32, 32))
+    joined = torch.cat((out.cls, out.patches.mean(1)), -1)
+    assert vit.spec.dialect == "dinov3"
+    assert torch.allclose(out.logits, joined @ torch.from_numpy(weight).T + torch.from_numpy(bias), atol=1e-5)
+
+
+def test_the_summary_of_radio_around_dinov2_is_one_token() -> None:
+    from anyvit.configs import args
+
+    teachers = [{"name": name} for name in ("clip", "dino", "sam")]
+    for model, summary in (("vit_base_patch16_224", (0, 1, 2)), ("dinov2_vitg14_reg_student", (0,))):
+        given = args.read({"args": {"model": model, "cpe_max_size": 64, "teachers": teachers}})
+        assert given.facts["summary"].value == summary
+
+
 def croco(state: State) -> State:
     named = renamed({n: v for n, v in state.items() if n != "pos_embed"}, "blocks.", "enc_blocks.")
     return {("enc_" + n if n.startswith("norm.") else n): v for n, v in named.items()}
