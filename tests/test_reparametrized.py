@@ -23,7 +23,7 @@ def normed(weight: torch.Tensor, parts: int, version: int | None) -> tuple[dict[
     """What RADIO stores for one matrix, and the matrix that it computes with."""
     stored, made = {"original": weight}, []
     for number, piece in enumerate(weight.chunk(parts)):
-        u, s, v = torch.linalg.svd(piece, full_matrices=False)
+        u, _, v = torch.linalg.svd(piece, full_matrices=False)
         u, v, scale = u[:, 0], v[0], torch.rand(1, 1, generator=G) + 0.5
         where = f"0.parts.{number}." if parts > 1 else "0."
         stored |= {where + "_u": u, where + "_v": v, where + "scale": scale}
