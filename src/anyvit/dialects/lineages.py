@@ -386,6 +386,12 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
+        "two_towers", ("two_towers",),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
+        "big_vision/models/proj/image_text/two_towers.py: the image tower's head is a projection",
+        ("prefix (^|/)img/$", "canon head.weight"), heads=GIANT,
+    ),
+    Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old", "google-npz", "google-linen", "google-flax"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
         "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored; vit_jax always stores its table",
@@ -409,6 +415,11 @@ LINEAGES: tuple[Lineage, ...] = (
         "hf-dpt", ("hf-vit", "hf-vit-memory"),
         {"eps": 1e-12, "act": "gelu", "resample": {"mode": "bilinear", "antialias": False}, **HALF},
         "transformers models/dpt/modeling_dpt.py: bilinear positions", ("prefix (^|\\.)dpt\\.",), heads=WIDE,
+    ),
+    Lineage(
+        "two_towers", ("two_towers",),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
+        "big_vision/models/proj/image_text/two_towers.py", heads=GIANT,
     ),
     Lineage(
         "hf-vit", ("hf-vit", "hf-vit-memory"), {"eps": 1e-12, "act": "gelu", "resample": "hf", **HALF},
