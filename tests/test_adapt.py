@@ -11,10 +11,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="models are run")
 
 from conftest import needs_shared  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from support import adapting  # noqa: E402
+from support.toys import toy  # noqa: E402
 from support.truth import arguments, case, cases, location, vit_of  # noqa: E402
 
 import anyvit  # noqa: E402
+from anyvit.api import convert, load  # noqa: E402
 from anyvit.dialects import get  # noqa: E402
 from anyvit.errors import BadArgument  # noqa: E402
 from anyvit.model import ViT  # noqa: E402
@@ -216,3 +219,31 @@ def test_sixteen_bit_tables_are_resized_in_float32() -> None:
     wide = {name: tensor.float() for name, tensor in half.items()}
     one, two = (anyvit.load(source, heads=2, image_size=20) for source in (half, wide))
     assert torch.equal(one.embed.pos, two.embed.pos)
+
+
+CHANGES: list[dict[str, Any]] = [{"image_size": 48}, {"image_size": (24, 40)}, {"patch_size": 4}, {"in_chans": 4}]
+
+
+@pytest.fixture(params=[torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def narrow(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    state = {name: torch.from_numpy(value).to(request.param) for name, value in toy(classes=5).items()}
+    torch.save(state, tmp_path / "narrow.pth")
+    torch.save({name: value.float() for name, value in state.items()}, tmp_path / "wide.pth")
+    return tmp_path
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@torch.no_grad()
+def test_a_16_bit_file_gives_what_its_widened_weights_give(narrow: Path, changes: dict[str, Any]) -> None:
+    one, two = (load(narrow / f"{name}.pth", **changes) for name in ("narrow", "wide"))
+    for (name, value), expected in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        assert torch.equal(value, expected), name
+
+
+def test_convert_stores_what_the_file_stored(narrow: Path) -> None:
+    kept = torch.load(narrow / "narrow.pth")["pos_embed"].dtype
+    convert(narrow / "narrow.pth", narrow / "out.safetensors", "timm", image_size=48, patch_size=4, in_chans=4)
+    assert {tensor.dtype for tensor in load_file(narrow / "out.safetensors").values()} == {kept}
+    convert(narrow / "narrow.pth", narrow / "out32.safetensors", "timm", image_size=48, dtype="float32")
+    exact = load(narrow / "wide.pth", image_size=48).embed.pos
+    assert torch.equal(load_file(narrow / "out32.safetensors")["pos_embed"][0, 1:], exact)

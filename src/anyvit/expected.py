@@ -135,12 +135,9 @@ def pooled_width(spec: Spec) -> int:
         return d * (spec.num_cls if spec.summary is None else len(spec.summary))
     if spec.pool == "avg" and spec.neck_dim:
         return spec.neck_dim
-    return {
-        "none": 0,
-        "cls+avg": (spec.pool_layers + 1) * d,
-        "map": spec.pool_dim or d,
-        "attn_pool": spec.pool_dim or d,
-    }.get(spec.pool, d)
+    if spec.pool == "cls+avg":
+        return (spec.pool_layers + 1) * d
+    return {"none": 0, "map": spec.pool_dim or d, "attn_pool": spec.pool_dim or d}.get(spec.pool, d)
 
 
 def _tail(spec: Spec) -> Named:

@@ -316,11 +316,11 @@ def _windows(tensors: Mapping[str, Lazy]) -> dict[str, Fact]:
 
 
 def _rotates(tensors: Mapping[str, Lazy], clues: Clues) -> bool:
-    """Whether a model of a lineage with rotary positions uses them (EVA-01 and the first EVA-CLIP do not)."""
+    """Whether a model of a lineage with rotary positions uses them (EVA-01, the first EVA-CLIP and the first CroCo do not)."""
     if clues.lineage.name in ("eva", "eva-clip", "timm-eva", "eva02-finetuned", "eva02-mim"):
         stored = any("rope" in name for name in clues.ignored) or "rope.freqs" in tensors
         return stored or "blocks.0.mlp.gate.weight" in tensors
-    return True
+    return clues.lineage.name != "croco" or "embed.pos" not in tensors
 
 
 def _grid(rows: int, clues: Clues) -> Fact | None:

@@ -202,7 +202,8 @@ def matches(tensors: Mapping[str, Lazy], dialects: Sequence[Dialect]) -> list[Ma
 def rank(match: Match) -> tuple[int, int, bool]:
     """The order among dialects at one prefix: most carried, fewest unexplained in blocks, the prefix the dialect writes."""
     root = match.dialect.root
-    return -carried(match), len(match.in_blocks), bool(root) and not match.prefix.endswith(root)
+    free = not root or root.endswith("/")  # flax trees are written with and without `params/`
+    return -carried(match), len(match.in_blocks), not free and not match.prefix.endswith(root)
 
 
 def carried(match: Match) -> int:

@@ -129,7 +129,7 @@ class Spec:
     pre_logits_dim: int | None = None
     projection_dim: int | None = None
     projection: str = "linear"
-    """"linear" or "mlp"."""
+    """"linear", "mlp", or "identity" (SigLIP: the pooled vector stands in the joint space)."""
     projection_bias: bool = False
     """Whether the projection (the last matrix of an MLP) has a bias."""
     projection_mlp_dim: int | None = None

@@ -45,6 +45,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "cameras": {"condition": "instantmesh", "condition_inputs": 16},
     "dit": {"condition": "dit"},
     "cls+avg": {"pool": "cls+avg", "num_classes": 5},
+    "two layers": {"pool": "cls+avg", "pool_layers": 2, "num_classes": 5},
+    "joint": {"projection": "identity"},
 }  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def test_shapes_of_the_features(name: str, size: tuple[int, int]) -> None:
         assert torch.equal(out.registers, out.tokens[:, spec.num_prefix - spec.num_registers : spec.num_prefix])
     assert (out.pooled is None) == (spec.pool == "none")
     assert (out.logits is not None) == bool(spec.num_classes) and (out.embedding is not None) == bool(
-        spec.projection_dim
+        spec.projection_dim or spec.projection == "identity"
     )
     assert all(value is None or bool(torch.isfinite(value).all()) for value in (out.tokens, out.pooled, out.logits))
 
@@ -210,6 +212,8 @@ def test_a_part_that_the_model_does_not_have_is_refused(field: str, value: str) 
         {"pool": "cls+dist"},
         {"num_cls": 2, "summary": (0, 2)},
         {"num_cls": 0, "pool": "cls+avg"},
+        {"pool": "cls+avg", "pool_layers": 3},
+        {"pool": "cls", "pool_layers": 2},
         {"pool": "none", "projection_dim": 8},
         {"pool": "none", "final_norm": "fc_norm"},
     ],
@@ -283,6 +287,34 @@ def test_summary_tokens_are_joined() -> None:
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_class_tokens_of_the_last_blocks_are_joined_oldest_first() -> None:
+    vit = randomise(build("two layers"))
+    out = vit(picture(64, 64))
+    first, last = vit.layers(picture(64, 64), [1, 2], norm=True)
+    joined = torch.cat((first[:, 0], last[:, 0], last[:, 1:].mean(1)), -1)
+    assert vit.head is not None and torch.allclose(out.pooled, joined, atol=1e-6)
+    assert torch.allclose(out.logits, vit.head(joined), atol=1e-6)
+
+
+@torch.no_grad()
+def test_only_the_patches_of_the_features_are_whitened() -> None:
+    vit = randomise(build("radio", whiten=True))
+    assert vit.whiten is not None
+    vit.whiten.mean.copy_(torch.randn(32))
+    vit.whiten.weight.copy_(torch.randn(32, 32))
+    out = vit(picture(64, 64))
+    expected = (out.tokens[:, vit.spec.num_prefix :] - vit.whiten.mean) @ vit.whiten.weight.T
+    assert torch.allclose(out.patches, expected, atol=1e-5)
+    assert torch.equal(out.tokens, out.prenorm)
+
+
+@torch.no_grad()
+def test_the_mean_is_taken_of_the_tokens_as_the_features_show_them() -> None:
+    out = randomise(build("plain", pool="avg", tokens_normed=False))(picture(64, 64))
+    assert torch.allclose(out.pooled, out.prenorm[:, 1:].mean(1), atol=1e-6)
+
+
 def test_cls_norm_is_for_the_prefix_only() -> None:
     vit = randomise(build("plain", cls_norm=True, num_registers=2))
     out = vit(picture(64, 64))

@@ -301,3 +301,32 @@ def test_classes_that_cannot_hold_the_model_are_refused(model: Get, saved: Get) 
         build("hf:NoSuchModel", saved("vit", model("vit")))
     with pytest.raises(BadArgument, match="no image tower"):
         build("hf:BertModel", saved("vit", model("vit")))
+
+
+FEATURES: Mapping[str, tuple[str, str, Mapping[str, Any], tuple[int, int], Mapping[str, str]]] = {
+    "deit pooler": ("DeiTModel", "DeiTConfig", CLASSIC, (48, 48), {"tokens": "last_hidden_state", "pooled": "pooler_output"}),
+    "clip classifier": (
+        "CLIPForImageClassification", "CLIPConfig",
+        {"text_config": TEXT, "vision_config": CLIP, "projection_dim": 24, "num_labels": 5}, (48, 48), {"logits": "logits"},
+    ),
+    "beit absolute": (
+        "BeitModel", "BeitConfig", {**CLASSIC, "use_absolute_position_embeddings": True}, (64, 64),
+        {"tokens": "last_hidden_state", "pooled": "pooler_output"},
+    ),
+    "aimv2 native": (
+        "Aimv2VisionModel", "Aimv2VisionConfig", {**CLASSIC, "is_native": True, "use_head": False}, (40, 64),
+        {"tokens": "last_hidden_state"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FEATURES)
+@torch.no_grad()
+def test_features_are_those_of_the_class(transformers: Any, tmp_path: Path, name: str) -> None:
+    cls, config, sizes, size, fields = FEATURES[name]
+    module = shaken(getattr(transformers, cls)(getattr(transformers, config)(**sizes)))
+    module.save_pretrained(tmp_path)
+    given = {"interpolate_pos_encoding": True} if name == "beit absolute" else {}
+    theirs, ours = module(pixel_values=pixels(*size), **given), load(tmp_path)(pixels(*size))
+    for field, key in fields.items():
+        assert_close(getattr(ours, field), getattr(theirs, key))

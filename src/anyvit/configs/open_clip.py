@@ -169,7 +169,7 @@ def _timm(model: Mapping[str, Any], vision: Mapping[str, Any], source: str) -> G
         args["global_pool"] = vision["timm_pool"]
     given = timm.of_name(name, args, f"{source}: vision_cfg")
     if not given.facts:
-        return Given(notes=(f"{source}: timm's {brief(name)} is no Vision Transformer known here",))
+        given = Given(notes=(f"{source}: timm's {brief(name)} is no Vision Transformer known here",))
     facts = dict(given.facts)
     if pool:
         # With a projection of open_clip's the pool is changed after the model was made: its norms stay.

@@ -30,8 +30,8 @@ class Form:
 
 ALWAYS: dict[str, tuple[Any, ...]] = {
     "block_norm": ("pre",), "rope": (None,), "window": (None,), "condition": (None,), "cls_norm": (False,),
-    "mlp_bias": (True,), "norm_bias": (True,), "head_norm": (False,), "dist_token": (False,), "neck_dim": (None,), "whiten": (False,),
-    "patch_norm": (False,), "ffn": ("mlp",), "pre_logits_dim": (None,), "proj_bias": (True,),
+    "mlp_bias": (True,), "norm_bias": (True,), "head_norm": (False,), "dist_token": (False,), "neck_dim": (None,),
+    "whiten": (False,), "patch_norm": (False,), "ffn": ("mlp",), "pre_logits_dim": (None,), "proj_bias": (True,),
     "diff_attn": (None,),
 }  # fmt: skip
 

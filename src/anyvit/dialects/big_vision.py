@@ -112,4 +112,29 @@ BIG_VISION_NAFLEX = replace(
     sizes={"c": 3},
 )
 
-DIALECTS = (BIG_VISION, BIG_VISION_SCAN, BIG_VISION_NAFLEX)
+
+def towers(one: Dialect, name: str) -> Dialect:
+    """The image tower of two: its head projects into the joint space.
+
+    Source: big_vision/models/proj/image_text/two_towers.py: num_classes of the image tower is out_dim.
+    """
+    return replace(
+        one,
+        name=name,
+        rules=(
+            *without(one, "<pre_logits|head>/kernel", "<pre_logits|head>/bias"),
+            R("pre_logits/kernel", "pre_logits.weight", "d o -> o d"),
+            R("pre_logits/bias", "pre_logits.bias"),
+            R("head/kernel", "proj.weight", "d o -> o d"),
+            R("head/bias", "proj.bias"),
+        ),
+        source="google-research/big_vision big_vision/models/proj/image_text/two_towers.py",
+        title=one.title + ": an image tower whose head projects into a joint space",
+        lineage="two_towers",
+    )
+
+
+TOWERS = towers(BIG_VISION, "two_towers")
+TOWERS_SCAN = towers(BIG_VISION_SCAN, "two_towers-scan")
+
+DIALECTS = (BIG_VISION, BIG_VISION_SCAN, BIG_VISION_NAFLEX, TOWERS, TOWERS_SCAN)

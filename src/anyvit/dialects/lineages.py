@@ -158,6 +158,13 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon embed.norm.weight", "no embed.pos"), heads=GIANT,
     ),
     Lineage(
+        "open_clip-siglip", ("open_clip-timm",),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", "projection": "identity", **HALF},
+        "open_clip model_configs ViT-*-SigLIP*: timm_pool map, timm_proj none",
+        ("prefix (^|\\.)visual\\.trunk\\.$", "canon pool.query", "no proj.weight", "no proj.fc2.weight", "no head.weight",
+         "no embed.norm.weight"), heads=GIANT,
+    ),
+    Lineage(
         "timm-pe", ("timm-eva",), {"eps": 1e-5, "rope": TIMM_PE_ROPE, "resample": "timm", **HALF},
         "timm/models/eva.py vit_pe_spatial_*", ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
     ),
@@ -379,6 +386,12 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
+        "two_towers", ("two_towers",),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
+        "big_vision/models/proj/image_text/two_towers.py: the image tower's head is a projection",
+        ("prefix (^|/)img/$", "canon head.weight"), heads=GIANT,
+    ),
+    Lineage(
         "big_vision", ("big_vision", "big_vision-scan", "big_vision-old", "google-npz", "google-linen", "google-flax"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
         "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored; vit_jax always stores its table",
@@ -402,6 +415,11 @@ LINEAGES: tuple[Lineage, ...] = (
         "hf-dpt", ("hf-vit", "hf-vit-memory"),
         {"eps": 1e-12, "act": "gelu", "resample": {"mode": "bilinear", "antialias": False}, **HALF},
         "transformers models/dpt/modeling_dpt.py: bilinear positions", ("prefix (^|\\.)dpt\\.",), heads=WIDE,
+    ),
+    Lineage(
+        "two_towers", ("two_towers",),
+        {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
+        "big_vision/models/proj/image_text/two_towers.py", heads=GIANT,
     ),
     Lineage(
         "hf-vit", ("hf-vit", "hf-vit-memory"), {"eps": 1e-12, "act": "gelu", "resample": "hf", **HALF},
@@ -492,6 +510,13 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "hf-sam", ("hf-sam",), {"eps": 1e-6, "pool": "none", **IMAGENET},
         "transformers SamVisionConfig: layer_norm_eps=1e-6",
+    ),
+    *(
+        Lineage(
+            "open_clip-clipa", ("open_clip-clipa",), {**OPEN_CLIP, **IMAGENET, "pool": "avg"},
+            "open_clip model_configs ViT-*-CLIPA*.json: no_ln_pre, pool_type avg, final_ln_after_pool", signs, heads=WIDE,
+        )
+        for signs in (("no embed.norm.weight", "canon embed.cls"), ())
     ),
     *(
         Lineage(
@@ -625,6 +650,23 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "timm-relpos", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", **IMAGENET},
         "timm/models/vision_transformer_relpos.py",
+    ),
+    Lineage(
+        "dino", ("dino",), {"eps": 1e-6, "resample": "dino", **IMAGENET},
+        "dino/vision_transformer.py: eps=1e-6, scale_factor=(g+0.1)/sqrt(N)", heads=WIDE,
+    ),
+    Lineage(
+        "moco-v3", ("moco",), {"eps": 1e-6, "resample": "mae", **IMAGENET, "pos_embed": "sincos"},
+        "moco-v3/vits.py: vit_small has 12 heads at width 384; fixed sin-cos positions", heads={384: 12},
+    ),
+    Lineage(
+        "ijepa", ("ijepa",), {"eps": 1e-6, "resample": "none", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
+        "ijepa/src/models/vision_transformer.py: sin-cos positions, no cls token", heads=WIDE,
+    ),
+    Lineage("msn", ("msn",), {"eps": 1e-6, "resample": "msn", **IMAGENET}, "facebookresearch/msn src/deit.py"),
+    Lineage(
+        "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
+        "open_clip model_configs EVA0*: timm's eva trunks", heads=WIDE,
     ),
     Lineage("anyvit", ("anyvit", "anyvit-dit"), {}, "anyvit's own state dict; its metadata holds the spec", heads=WIDE),
 )  # fmt: skip

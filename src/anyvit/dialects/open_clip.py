@@ -54,6 +54,20 @@ COCA = Dialect(
 )
 
 
+CLIPA = Dialect(
+    "open_clip-clipa",
+    (
+        *without(RULES, "ln_pre.{p}", "ln_post.{p}"),
+        R("ln_post.{p}", "fc_norm.{p}", why="final_ln_after_pool"),
+    ),
+    source="mlfoundations/open_clip v3.3.0: model_configs/ViT-*-CLIPA*.json, src/open_clip/transformer.py",
+    title="OpenCLIP's CLIPA (no first norm, the last one after the mean)",
+    lineage="open_clip-clipa",
+    root="visual.",
+    requires=(*ROWS, *ALL_BIASES, "fc_norm.weight"),
+)
+
+
 def trunk(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """The rules of a timm model that is OpenCLIP's image tower: its head projects into the joint space.
 
@@ -76,4 +90,4 @@ TRUNK = Dialect(
     root="visual.trunk.",
 )
 
-DIALECTS = (OPEN_CLIP, COCA, TRUNK)
+DIALECTS = (OPEN_CLIP, COCA, CLIPA, TRUNK)

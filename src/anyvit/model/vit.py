@@ -259,7 +259,7 @@ class ViT(nn.Module):
             patches=patches if self.whiten is None else self.whiten(patches),
             pooled=pooled,
             logits=self.classify(pooled, normed),
-            embedding=self.proj(pooled) if self.proj is not None and pooled is not None else None,
+            embedding=self.project(pooled),
             grid=grid,
         )
 
@@ -269,6 +269,12 @@ class ViT(nn.Module):
             return x if self.norm is None else self.norm(x)
         prefix, patches = x[:, : self.spec.num_prefix], x[:, self.spec.num_prefix :]
         return torch.cat((self.cls_norm(prefix), self.norm(patches)), 1)
+
+    def project(self, pooled: Tensor | None) -> Tensor | None:
+        """The embedding (B, E) in a joint space."""
+        if self.spec.projection == "identity":
+            return pooled
+        return None if self.proj is None or pooled is None else self.proj(pooled)
 
     def classify(self, pooled: Tensor | None, normed: Tensor) -> Tensor | None:
         """Logits (B, C); with a distillation head the mean of both, each of its own token."""
