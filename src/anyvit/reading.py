@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -116,7 +117,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     tensors, wrappers = unwrapped(checkpoint.tensors)
     made = reparametrized.whole(tensors, checkpoint.extras)
     tensors = made.tensors
-    notes = [_note(note) for note in checkpoint.notes]
+    notes = [_note(note) for note in checkpoint.notes if note.kind != "absent"]
     if hollow := diagnose.placeholders(tensors):
         return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
     tensors, notes = _filled(tensors, notes)
@@ -124,8 +125,10 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     found = matches(tensors, known)
     if not found:
         found = _blocks_only(tensors, known)
+    if not found and any(note.kind == "absent" for note in checkpoint.notes):
+        return Reading(checkpoint, findings=(*_absent(checkpoint, None), *notes), fates=dict.fromkeys(tensors, "outside"))
     if not found:
-        findings = tuple(_causes([*diagnose.unknown(tensors, checkpoint.extras), *notes]))
+        findings = _unknown(tensors, checkpoint, notes)
         return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
@@ -134,7 +137,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     run, more = _translate(tensors, match, facts, ask.values)
     run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
-    findings = [*choice.findings, *more, *changes, *notes]
+    findings = [*choice.findings, *more, *changes, *notes, *_absent(checkpoint, match)]
     findings += [Finding("note", (), text) for text in given.notes]
     if wrappers:
         findings.append(Finding("ignored", wrappers, "components that wrappers put into names were left out"))
@@ -168,18 +171,48 @@ def _note(note: Note) -> Finding:
     return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in FATAL)
 
 
+UNREAD = ("object", "unsupported", "unread")
+"""Kinds of notes on tensors that a container lists and does not read."""
+
+
+def _unknown(tensors: Mapping[str, Lazy], checkpoint: Checkpoint, notes: list[Finding]) -> tuple[Finding, ...]:
+    """What to say of a file in which nothing was recognised; what was not read of it comes first."""
+    notes = [replace(note, fatal=note.fatal or note.kind in UNREAD) for note in notes]
+    if any(note.fatal and note.kind in INSTEAD for note in notes):
+        return tuple(notes)
+    return tuple(_causes([*(n for n in notes if n.fatal), *diagnose.unknown(tensors, checkpoint.extras), *notes]))
+
+
+def _absent(checkpoint: Checkpoint, match: Match | None) -> list[Finding]:
+    """Shards that are not there: fatal where a tensor of the tower lies in one of them, by the names in the weight map."""
+    found = []
+    for note in (note for note in checkpoint.notes if note.kind == "absent"):
+        mine = note.names
+        if match is not None:
+            hits = {name: match.dialect.find(name, match.prefix) for name in note.names}
+            mine = tuple(name for name, rules in hits.items() if any(hit.item.ours for hit in rules))
+        whole = "" if mine else "; none of them holds a tensor of this tower"
+        kind = "missing" if mine else "outside"
+        found.append(Finding(kind, fold(mine)[:8], note.cause + whole, note.remedy if mine else None, bool(mine)))
+    return found
+
+
 def _causes(findings: list[Finding]) -> list[Finding]:
     """Without what only follows from what the file is: another architecture, or weights that a tool has changed."""
     known = any(finding.kind in INSTEAD and finding.fatal for finding in findings)
-    return [f for f in findings if not f.fatal or f.kind in INSTEAD or f.kind in FATAL] if known else findings
+    kept = (*INSTEAD, *FATAL, *UNREAD)
+    return [f for f in findings if not f.fatal or f.kind in kept] if known else findings
+
+
+REGISTERS = re.compile(r"(^|[._])(reg|register|registers|storage)(_tokens?)?$")
 
 
 def _filled(tensors: dict[str, Lazy], notes: list[Finding]) -> tuple[dict[str, Lazy], list[Finding]]:
-    """The tensors that have elements: no registers may be written as registers of length zero."""
-    empty = tuple(name for name, tensor in tensors.items() if len(tensor.shape) > 1 and 0 in tensor.shape)
+    """The tensors without registers of length zero, which transformers writes where there are none."""
+    empty = tuple(name for name, tensor in tensors.items() if 0 in tensor.shape and REGISTERS.search(name))
     if not empty:
         return tensors, notes
-    found = Finding("ignored", fold(empty), "tensors without elements")
+    found = Finding("ignored", fold(empty), "registers of length zero: there are none")
     return {name: tensor for name, tensor in tensors.items() if name not in empty}, [*notes, found]
 
 
