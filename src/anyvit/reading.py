@@ -126,7 +126,9 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if not found:
         found = _blocks_only(tensors, known)
     if not found and any(note.kind == "absent" for note in checkpoint.notes):
-        return Reading(checkpoint, findings=(*_absent(checkpoint, None), *notes), fates=dict.fromkeys(tensors, "outside"))
+        return Reading(
+            checkpoint, findings=(*_absent(checkpoint, None), *notes), fates=dict.fromkeys(tensors, "outside")
+        )
     if not found:
         findings = _unknown(tensors, checkpoint, notes)
         return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
@@ -207,7 +209,7 @@ def _causes(findings: list[Finding]) -> list[Finding]:
 REGISTERS = re.compile(r"(^|[._])(reg|register|registers|storage)(_tokens?)?$")
 
 
-def _filled(tensors: dict[str, Lazy], notes: list[Finding]) -> tuple[dict[str, Lazy], list[Finding]]:
+def _filled(tensors: Mapping[str, Lazy], notes: list[Finding]) -> tuple[Mapping[str, Lazy], list[Finding]]:
     """The tensors without registers of length zero, which transformers writes where there are none."""
     empty = tuple(name for name, tensor in tensors.items() if 0 in tensor.shape and REGISTERS.search(name))
     if not empty:

@@ -96,7 +96,9 @@ def whole(name: str, values: Any, dtype: str) -> TensorProto:
     return numpy_helper.from_array(np.array(values, dtype), name)
 
 
-def attention(path: Path, between: list[Any], last: str, query: str = "q", constants: tuple[TensorProto, ...] = ()) -> Path:
+def attention(
+    path: Path, between: list[Any], last: str, query: str = "q", constants: tuple[TensorProto, ...] = ()
+) -> Path:
     """Patches, a linear for the queries, a product with keys, `between` it and the softmax."""
     nodes = [
         helper.make_node("Conv", ["x", "patch.weight"], ["c"]),

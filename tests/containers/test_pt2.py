@@ -74,7 +74,9 @@ def edited(path: Path, out: Path, change: Any) -> Path:
         ("storage_offset", {"as_int": 999}, FileError),
     ],
 )
-def test_impossible_tensors_are_refused(exported: tuple[Toy, Path], tmp_path: Path, key: str, value: Any, kind: Any) -> None:
+def test_impossible_tensors_are_refused(
+    exported: tuple[Toy, Path], tmp_path: Path, key: str, value: Any, kind: Any
+) -> None:
     path = edited(exported[1], tmp_path / "bad.pt2", lambda c: c["inner.weight"]["tensor_meta"].update({key: value}))
     with pytest.raises(kind, match=r"inner\.weight"):
         pt2.read(path)

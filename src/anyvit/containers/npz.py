@@ -159,7 +159,9 @@ def read_npy(path: str | Path) -> Checkpoint:
             remedy="give a mapping name → array, or numpy.savez(out, **arrays)",
         )
     if file.size > PICKLE_LIMIT:
-        raise FileError(f"{path} is too large for a pickle", found=f"{file.size} bytes", expected=f"at most {PICKLE_LIMIT}")
+        raise FileError(
+            f"{path} is too large for a pickle", found=f"{file.size} bytes", expected=f"at most {PICKLE_LIMIT}"
+        )
     found = torch_file.pickled(file.read(0, file.size), str(path), header.size)
     return replace(found, container="npy")
 

@@ -68,7 +68,11 @@ def read(path: str | Path) -> Checkpoint:
             continue
         tensors[name] = _tensor(file, name, key, dtype, _meta(entry), members.get(root + key), swapped)
         homes.setdefault(root + key, []).append(name)
-    notes = [Note("unread", tuple(unread), "tensors that are pickled, or of a type that has no name here")] if unread else []
+    notes = (
+        [Note("unread", tuple(unread), "tensors that are pickled, or of a type that has no name here")]
+        if unread
+        else []
+    )
     aliases = {name: names[0] for names in homes.values() for name in names[1:] if _same(tensors, name, names[0])}
 
     def verify(names: Collection[str] | None = None) -> Iterator[Note]:

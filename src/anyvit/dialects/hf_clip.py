@@ -27,7 +27,6 @@ HF_CLIP = Dialect(
         R("embeddings.position_embedding.weight", "embed.[pos_prefix|pos]", POSITIONS),
         POSITION_IDS,
         R("pre_layrnorm.{p}", "embed.norm.{p}", why="spelt so"),
-        R("pre_layernorm.{p}", "embed.norm.{p}", why="OWL-ViT", reads_only=True),
         *LAYERS,
         R("post_layernorm.{p}", "norm.{p}"),
         R("../visual_projection.weight", "proj.weight"),

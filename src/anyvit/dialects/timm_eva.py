@@ -30,7 +30,12 @@ FUSED = (
     *REST,
     R(B + "attn.qkv.weight", B + "attn.[q|k|v].weight", QKV),
     R(B + "attn.<q_bias|v_bias>", B + "attn.<q|v>.bias"),
-    R("../ln_vision.{p}", "norm.{p}", why="LAVIS' BLIP-2 and MiniGPT-4 norm beside their visual_encoder", reads_only=True),
+    R(
+        "../ln_vision.{p}",
+        "norm.{p}",
+        why="LAVIS' BLIP-2 and MiniGPT-4 norm beside their visual_encoder",
+        reads_only=True,
+    ),
 )
 ROPE = (*REST, R(B + "attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV))
 APART = (*REST, R(B + "attn.<q_proj|k_proj|v_proj>.{p}", B + "attn.<q|k|v>.{p}"))
