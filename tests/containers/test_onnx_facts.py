@@ -141,3 +141,18 @@ def test_without_a_patch_convolution_nothing_is_said(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"])], "g", [], [], [const("a.weight", 3)])
     (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
     assert said(tmp_path / "a.onnx") == {}
+
+
+def test_a_rotary_table_that_was_stored_is_computed_again(peers: None, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="torch's newer exporter needs it")
+    import timm
+
+    sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = timm.create_model("eva02_tiny_patch14_224", **sizes)
+    path = export(model, tmp_path / "eva.onnx", dynamo=True, external_data=False, verbose=False)
+    assert said(path)["rotates"] is True
+    vit = anyvit.load(path)
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert vit.spec.rope is not None
+        assert torch.allclose(vit(pixels).tokens, model.forward_features(pixels), atol=2e-5)
