@@ -181,6 +181,15 @@ def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
         return []
     origins = [o for n in hits for o in tensors[n].origin or (n,)]
     cause = f"{QUANTISED_TEXT} ({', '.join(sorted(set(hits.values())))})"
+    if all(kind.startswith("complex") for kind in hits.values()):
+        cause = (
+            f"backbone weights are complex numbers ({', '.join(sorted(set(hits.values())))}); those of a ViT are real"
+        )
+        return [
+            Finding(
+                "shape", fold(dict.fromkeys(origins))[:6], cause, "save their real part, if that is what they are", True
+            )
+        ]
     return [
         Finding(
             "quantised", fold(dict.fromkeys(origins))[:6], cause, "dequantise first, or get the original weights", True

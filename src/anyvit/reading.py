@@ -18,6 +18,7 @@ from anyvit import (
     expected,
     foreign,
     idle,
+    noted,
     reparametrized,
     rewrite,
     weight_sets,
@@ -25,7 +26,7 @@ from anyvit import (
 from anyvit.dialects import lineages
 from anyvit.errors import AnyvitError, BadArgument
 from anyvit.infer import Clues, infer
-from anyvit.lazy import Checkpoint, Lazy, Note
+from anyvit.lazy import Checkpoint, Lazy
 from anyvit.recognise import Match, blocks, fit, matches, unwrapped
 from anyvit.report import Finding, Report, Trail, fold, order
 from anyvit.rules import Dialect, Fault, Run, parent, read
@@ -116,16 +117,20 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     tensors, wrappers = unwrapped(checkpoint.tensors)
     made = reparametrized.whole(tensors, checkpoint.extras)
     tensors = dict(made.tensors)
-    notes = [_note(note) for note in checkpoint.notes]
+    notes = [noted.finding(note) for note in checkpoint.notes if note.kind != "absent"]
     if hollow := diagnose.placeholders(tensors):
         return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
-    tensors, notes = _filled(tensors, notes)
+    tensors, notes = noted.filled(tensors, notes)
     known = _dialects(ask.dialect)
     found = matches(tensors, known)
     if not found:
         found = _blocks_only(tensors, known)
+    if not found and any(note.kind == "absent" for note in checkpoint.notes):
+        return Reading(
+            checkpoint, findings=(*noted.absent(checkpoint, None), *notes), fates=dict.fromkeys(tensors, "outside")
+        )
     if not found:
-        findings = tuple(_causes([*diagnose.unknown(tensors, checkpoint.extras), *notes]))
+        findings = noted.unknown(tensors, checkpoint, notes)
         return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
@@ -134,7 +139,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     run, more = _translate(tensors, match, facts, ask.values)
     run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
-    findings = [*choice.findings, *more, *changes, *notes]
+    findings = [*choice.findings, *more, *changes, *notes, *noted.absent(checkpoint, match)]
     findings += [Finding("note", (), text) for text in given.notes]
     if wrappers:
         findings.append(Finding("ignored", wrappers, "components that wrappers put into names were left out"))
@@ -148,8 +153,8 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     findings += _problems(match, run, canonical, tensors, facts)
     findings += _doubts(spec, canonical, ask, facts, run, match)
     findings += _foreign(findings, match, canonical, configs.model_types(checkpoint))
-    findings += _against_graph(spec, checkpoint)
-    findings = _causes(findings)
+    findings += noted.against_graph(spec, checkpoint)
+    findings = noted.causes(findings)
     if spec is not None and not any(finding.fatal for finding in findings):
         findings += expected.differences(canonical, spec, lambda name: _spell(match, name))
     if made.sources:
@@ -157,33 +162,6 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         findings.append(Finding("folded", fold(made.sources), cause))
     fates = made.spread(_fates(tensors, match, run))
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
-
-
-FATAL = ("damaged", "quantised", "fused")
-"""Kinds of a container's notes that forbid a load."""
-
-
-INSTEAD = ("not a ViT", "quantised", "fused")
-"""Kinds of findings that say what a file is instead, from which the others follow."""
-
-
-def _note(note: Note) -> Finding:
-    return Finding(note.kind, fold(note.names), note.cause, note.remedy, note.kind in FATAL)
-
-
-def _causes(findings: list[Finding]) -> list[Finding]:
-    """Without what only follows from what the file is: another architecture, or weights that a tool has changed."""
-    known = any(finding.kind in INSTEAD and finding.fatal for finding in findings)
-    return [f for f in findings if not f.fatal or f.kind in INSTEAD or f.kind in FATAL] if known else findings
-
-
-def _filled(tensors: dict[str, Lazy], notes: list[Finding]) -> tuple[dict[str, Lazy], list[Finding]]:
-    """The tensors that have elements: no registers may be written as registers of length zero."""
-    empty = tuple(name for name, tensor in tensors.items() if len(tensor.shape) > 1 and 0 in tensor.shape)
-    if not empty:
-        return tensors, notes
-    found = Finding("ignored", fold(empty), "tensors without elements")
-    return {name: tensor for name, tensor in tensors.items() if name not in empty}, [*notes, found]
 
 
 def _dialects(asked: str | Dialect | None) -> Sequence[Dialect]:
@@ -596,23 +574,6 @@ def _doubts(
 def _without_positions(spec: Spec) -> bool:
     """Whether it is told that there are no positions, or shows by their absence."""
     return spec.facts["pos_embed"].how == "given" or spec.dialect.startswith(TABLELESS)
-
-
-def _against_graph(spec: Spec | None, checkpoint: Checkpoint) -> list[Finding]:
-    """Where an ONNX graph computes with positions otherwise than the layout that its names speak of."""
-    if spec is None or checkpoint.container != "onnx":
-        return []
-    said: Mapping[str, tuple[Any, str]] = checkpoint.extras["graph"]
-    rotates, biased = (said.get(key, (None, ""))[0] for key in ("rotates", "biased"))
-    causes = []
-    if rotates and spec.rope is None:
-        causes.append("the graph rotates queries and keys by their positions, which this layout does not")
-    if rotates is False and spec.rope is not None:
-        causes.append("this layout rotates queries and keys by their positions, which the graph does not")
-    if biased and "relpos" not in spec.pos_embed:
-        causes.append("the graph adds something to the attention scores (relative positions, a mask) that has no name")
-    remedy = "load the checkpoint that it was exported from"
-    return [Finding("unexplained", (), cause, remedy, True) for cause in causes]
 
 
 def _always_normed(spec: Spec) -> bool:

@@ -107,7 +107,8 @@ class Report:
         if not fatal:
             return None
         kinds = {f.kind for f in fatal}
-        kind = NotAViT if self.match is None or "not a ViT" in kinds else Incomplete
+        unknown = self.match is None and kinds != {"missing"} and kinds != {"fused"}
+        kind = NotAViT if unknown or "not a ViT" in kinds else Incomplete
         kind = Ambiguous if kinds == {"ambiguous"} else kind
         causes = "; ".join(dict.fromkeys(f.cause for f in fatal[:4]))
         more = f" (and {len(fatal) - 4} more)" if len(fatal) > 4 else ""

@@ -199,3 +199,26 @@ def test_siblings_of_a_single_file(tmp_path: Path) -> None:
         path = weights(tmp_path / name)
         opened = folder.beside(path, folder.single.read(path))
         assert opened.siblings.get("config.json", {}).get("a") == expected
+
+
+def test_a_second_model_beside_the_first_is_said(tmp_path: Path) -> None:
+    weights(tmp_path / "model.safetensors")
+    weights(tmp_path / "model_1.safetensors")
+    np.savez(tmp_path / "io.npz", x=np.ones(2))
+    notes = folder.read(tmp_path).notes
+    assert [(note.kind, note.names) for note in notes] == [("stray", ("model_1.safetensors",))]
+
+
+def test_an_optimizers_folder_is_no_rival(tmp_path: Path) -> None:
+    for name in ("pytorch_model_fsdp_0", "optimizer_0"):
+        (tmp_path / name).mkdir()
+        weights(tmp_path / name / "model.safetensors")
+    assert [note.names for note in folder.read(tmp_path).notes if note.kind == "nested"] == [("pytorch_model_fsdp_0",)]
+
+
+def test_the_last_step_is_proposed(tmp_path: Path) -> None:
+    for step in (500, 1000):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        weights(tmp_path / f"checkpoint-{step}" / "model.safetensors")
+    with pytest.raises(Ambiguous, match=r"checkpoint-500, checkpoint-1000\n.*/checkpoint-1000$"):
+        folder.read(tmp_path)

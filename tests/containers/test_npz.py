@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from anyvit.containers import npz
+from anyvit.containers import npz, open_checkpoint
 from anyvit.containers.files import LocalFile
 from anyvit.dtypes import np_dtype
 from anyvit.errors import AnyvitError, FileError, UnsafeError, Unsayable
@@ -303,3 +303,29 @@ def test_a_tensor_of_another_size_leaves_nothing(tmp_path: Path) -> None:
 def _saved(path: Path) -> Path:
     np.savez(path, a=np.zeros(3, "float32"))
     return path
+
+
+def test_a_dict_that_numpy_pickled(tmp_path: Path) -> None:
+    tree = {"params": {"a": np.arange(6, dtype="float32").reshape(2, 3), "b": np.ones(2, "<f2")}, "step": 7}
+    np.save(tmp_path / "tree.npy", tree, allow_pickle=True)  # type: ignore[arg-type]
+    found = open_checkpoint(tmp_path / "tree.npy")
+    assert found.container == "npy"
+    assert {name: lazy.read().tolist() for name, lazy in found.tensors.items()} == {
+        "0.params.a": [[0, 1, 2], [3, 4, 5]],
+        "0.params.b": [1, 1],
+    }
+    np.save(tmp_path / "lone.npy", np.zeros((2, 3)))
+    with pytest.raises(FileError, match=r"single array(.|\n)*<f8 \(2, 3\)"):
+        open_checkpoint(tmp_path / "lone.npy")
+
+
+def test_a_pickle_in_npy_is_not_executed(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return (open, (str(tmp_path / "made"), "w"))
+
+    np.save(tmp_path / "bad.npy", {"a": np.ones(2), "evil": Payload()}, allow_pickle=True)  # type: ignore[arg-type]
+    found = open_checkpoint(tmp_path / "bad.npy")
+    assert found.tensors["0.a"].shape == (2,)
+    assert [note.cause for note in found.notes if note.kind == "inert"] == ["io.open, not executed"]
+    assert not (tmp_path / "made").exists()

@@ -438,3 +438,74 @@ def test_the_truth_case() -> None:
 
 def same(lazy: Lazy, array: np.ndarray) -> bool:
     return lazy.pieces is not None and np.array_equal(lazy.read(), array)
+
+
+# What other tools leave of a graph
+
+
+def siglip() -> torch.nn.Module:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    sizes: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "patch_size": 7}
+    return trained(SiglipVisionModel(SiglipVisionConfig(**sizes, intermediate_size=40, image_size=28)))
+
+
+def test_the_input_projection_of_a_pooling_head_in_two_parts(peers: None, tmp_path: Path) -> None:
+    model = siglip()
+    found = onnx.read(export(model, 28, tmp_path / "model.onnx"))
+    agree(found, model)
+    assert {"head.attention.in_proj_weight", "head.attention.in_proj_bias"} <= named(found, "transposed back")
+
+
+def test_the_query_of_a_pooling_head_of_the_newer_exporter(peers: None, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="torch's newer exporter needs it")
+    model = siglip()
+    found = onnx.read(export(model, 28, tmp_path / "m.onnx", dynamo=True, external_data=False, verbose=False))
+    agree(found, model)
+    assert "head.probe" in named(found, "where the graph uses them")
+
+
+def test_linears_that_an_optimiser_joined(tmp_path: Path) -> None:
+    names = ("a.q_proj", "a.k_proj", "a.v_proj")
+    nodes = [
+        node("MatMul", "x _v_1", "y"),
+        helper.make_node("Split", ["y", "sizes"], list("qkv"), axis=-1),
+        *(node("Add", f"{name}.bias {part}", f"{part}2") for name, part in zip(names, "qkv", strict=True)),
+    ]
+    constants = [const("_v_1", 4, 7), *(const(f"{n}.bias", size) for n, size in zip(names, (2, 2, 3), strict=True))]
+    whole = numpy_helper.to_array(constants[0])
+    found = onnx.read(save(tmp_path / "a.onnx", nodes, constants))
+    parts = [found.tensors[f"{name}.weight"].read() for name in names]
+    assert [part.shape for part in parts] == [(2, 4), (2, 4), (3, 4)]
+    assert np.array_equal(np.concatenate(parts), whole.T)
+
+
+def test_a_table_that_is_added_in_a_joined_norm(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x patch_embed.proj.weight", "c"),
+        node("Concat", "cls_token c", "d", axis=1),
+        node("SkipLayerNormalization", "d val_3 blocks.0.norm1.weight", "e", domain="com.microsoft"),
+        node("MatMul", "e val_4", "f"),
+    ]
+    constants = [const("patch_embed.proj.weight", 6, 3, 2, 2), const("cls_token", 1, 1, 6), const("val_3", 1, 5, 6)]
+    constants += [const("blocks.0.norm1.weight", 6), const("val_4", 6, 18)]
+    found = onnx.read(save(tmp_path / "a.onnx", nodes, constants))
+    assert np.array_equal(found.tensors["pos_embed"].read(), numpy_helper.to_array(constants[2]))
+
+
+@pytest.mark.parametrize(
+    ("op", "domain", "kind", "words"),
+    [
+        ("MatMulInteger", "", "quantised", "computes with integers (MatMulInteger)"),
+        ("DequantizeLinear", "", "quantised", "computes with integers (DequantizeLinear)"),
+        ("Conv", "com.microsoft.nchwc", "fused", "blocks of channels"),
+        ("Attention", "com.microsoft", "fused", "joined the weights of several modules (Attention)"),
+        ("Attention", "", "", ""),
+    ],
+)
+def test_weights_that_a_tool_changed_are_named(tmp_path: Path, op: str, domain: str, kind: str, words: str) -> None:
+    made = helper.make_node(op, ["x", "w"], ["y"], domain=domain)
+    found = onnx.read(save(tmp_path / "a.onnx", [made], [const("w", 4, 4)]))
+    notes = [note for note in found.notes if note.kind in ("quantised", "fused")]
+    assert [note.kind for note in notes] == ([kind] if kind else [])
+    assert all(words in note.cause and note.remedy for note in notes)

@@ -54,8 +54,10 @@ MODELS: tuple[tuple[str, str, str, str, Mapping[str, Any], int], ...] = (
     ("IJepaForImageClassification", "IJepaConfig", "hf-ijepa", "ijepa.", VISION, 0),
     ("SamVisionModel", "SamVisionConfig", "hf-sam", "vision_encoder.", SAM, 0),
     ("Aimv2VisionModel", "Aimv2VisionConfig", "hf-aimv2", "", VISION, 0),
+    ("BlipVisionModel", "BlipVisionConfig", "hf-blip", "", VISION, 1),
+    ("Blip2VisionModel", "Blip2VisionConfig", "hf-blip", "", VISION, 1),
 )
-SAME_IN_MEMORY = ("hf-data2vec-vision", "hf-siglip", "hf-siglip2", "hf-sam", "hf-aimv2")
+SAME_IN_MEMORY = ("hf-data2vec-vision", "hf-blip", "hf-siglip", "hf-siglip2", "hf-sam", "hf-aimv2")
 """Dialects whose names transformers 5 leaves as they are on disk."""
 
 

@@ -39,8 +39,9 @@ class Written:
 def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
     """The facts that a checkpoint's configs, metadata and training arguments state.
 
-    The later of these has the last word: what an ONNX graph computes, training arguments in the pickle, config.json, open_clip_config.json,
-    preprocessor_config.json, the Spec in the metadata of a file that anyvit wrote. Contradictions are noted.
+    The later of these has the last word: what an ONNX graph computes, training arguments in the pickle, config.json,
+    open_clip_config.json, preprocessor_config.json, the Spec in the metadata of a file that anyvit wrote.
+    Contradictions are noted.
 
     Arguments:
         checkpoint: an opened file or folder.

@@ -43,6 +43,8 @@ _NO_WEIGHTS = re.compile(
     r"((optim(izer)?|scheduler|scaler|training_args|random_states|rng_state|sampler)[._-]|.*optim_states).*",
     re.IGNORECASE,
 )
+_OTHER_MODELS = re.compile(r"(pytorch_)?model(_\d+|\.\w+)\.(safetensors|bin)|consolidated(\.\d+)?\.(safetensors|pth)")
+"""Files of a second model or another precision: Accelerate's `model_1.safetensors`, `model.fp16.safetensors`, Mistral's own."""
 _NO_MODEL = re.compile(r"optim(izer)?([._-].*)?", re.IGNORECASE)
 """Folders of an optimizer's state: Accelerate's `optimizer_0`."""
 _RANK = re.compile(r"(?P<before>.*?)(?<![A-Za-z])(?P<rank>rank[_-]?\d+)(?P<after>.*)")
@@ -141,7 +143,7 @@ def _standard(folder: Path, files: Sequence[str]) -> Opener | None:
     if not present:
         return None
     chosen, others = present[0], tuple(present[1:])
-    unread = tuple(name for name in files if name not in STANDARD and _may_be_weights(name) and not _is_shard(name))
+    unread = tuple(name for name in files if name not in STANDARD and _OTHER_MODELS.fullmatch(name))
 
     def opener() -> Checkpoint:
         notes = shards.unlisted(folder, chosen) if chosen == "model.safetensors" else ()
@@ -257,10 +259,6 @@ def _may_be_weights(name: str) -> bool:
     return name.lower().endswith(WEIGHTS) or re.fullmatch(r"checkpoint(_\d+)?", name) is not None
 
 
-def _is_shard(name: str) -> bool:
-    return single.SHARD.fullmatch(name) is not None
-
-
 def _nested(folder: Path, folders: Sequence[str], depth: int) -> Opener | None:
     inner: dict[str, Opener] = {}
     for name in folders if len(folders) <= FOLDERS_LIMIT else ():
@@ -296,10 +294,11 @@ def _latest(folder: Path, inner: Mapping[str, Opener]) -> str | None:
 
 def _several(folder: Path, names: Sequence[str]) -> Ambiguous:
     ordered = sorted(names, key=single.by_number)
+    likely = next((name for name in ordered if re.search(r"vision|image|visual|vit", name, re.IGNORECASE)), ordered[-1])
     return Ambiguous(
         f"{folder} holds several checkpoints",
         names=ordered,
-        remedy=f"open one of them, for instance {folder / ordered[-1]}",
+        remedy=f"open one of them, for instance {folder / likely}",
     )
 
 

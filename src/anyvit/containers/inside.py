@@ -34,6 +34,8 @@ def inside(folder: Path, name: object, said_by: str) -> Path:
             usual="a forged file",
         )
     path = folder / text
+    if not isinstance(path, Path):
+        return path  # an address: there are no links that lead elsewhere
     home, target = folder.resolve(), path.resolve()
     # The hub's cache keeps snapshots/<revision>/<name> as links to ../../blobs/<hash>.
     above = next((p for p in (folder.absolute(), *folder.absolute().parents) if p.parent.name == "snapshots"), None)

@@ -33,6 +33,8 @@ Source: _MAX_HEADER_SIZE, numpy/lib/_format_impl.py.
 """
 TEXT_LIMIT = 4 << 20
 """Bytes of text in all that are read into `extras`; as Python's strings they take up to twelve times that."""
+PICKLE_LIMIT = 4 << 30
+"""Largest pickle in bytes that is read into memory."""
 RANK_LIMIT = 64
 """Most axes of an array. Source: NPY_MAXDIMS, numpy/_core/include/numpy/ndarraytypes.h."""
 
@@ -135,6 +137,33 @@ def write(tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = Fals
         archive.close()
         if seal:
             seal()
+
+
+def read_npy(path: str | Path) -> Checkpoint:
+    """Opens a .npy file that holds a pickled dict of arrays, as numpy.save writes it; nothing of it is executed.
+
+    Arguments:
+        path: the file.
+
+    Raises:
+        FileError: a plain array, which has no name, or a damaged file.
+    """
+    from anyvit.containers import torch_file
+
+    file = LocalFile(path)
+    header = parse(file.read(0, min(file.size, HEADER_LIMIT + 12)), file.name, "the header")
+    if header.descr not in ("|O", "O"):
+        raise FileError(
+            f"{path} is a single array (.npy) without a name",
+            found=f"{header.descr} {header.shape}",
+            remedy="give a mapping name → array, or numpy.savez(out, **arrays)",
+        )
+    if file.size > PICKLE_LIMIT:
+        raise FileError(
+            f"{path} is too large for a pickle", found=f"{file.size} bytes", expected=f"at most {PICKLE_LIMIT}"
+        )
+    found = torch_file.pickled(file.read(0, file.size), str(path), header.size)
+    return replace(found, container="npy")
 
 
 def parse(data: bytes, where: str, name: str) -> Header:

@@ -249,9 +249,13 @@ def _parted(node: Node, graph: Graph) -> Iterator[tuple[str, Lazy, str]]:
 def _query(node: Node, graph: Graph) -> Iterator[tuple[str, str]]:
     """Name and constant of the learned query of transformers' pooling heads, which is repeated for each picture."""
     scope = graph.scope(node)
-    source = graph.constant(node.inputs[0]) if node.op in ("Tile", "Expand") else None
+    if node.op == "MatMul" and f"{scope}.in_proj_weight" in graph.constants:
+        scope = scope.removesuffix(".attention")  # of a single picture nothing is repeated
+    elif node.op not in ("Tile", "Expand"):
+        return
+    source = graph.constant(node.inputs[0])
     if source is not None and graph.constants[source].shape[:2] == (1, 1) and f"{scope}.attention" in graph.modules:
-        yield f"{scope}.probe" if scope else "probe", source
+        yield f"{scope}.probe", source
 
 
 def _packed(nodes: Iterable[Node], graph: Graph, free: set[str]) -> Iterator[tuple[str, Lazy, tuple[str, ...]]]:

@@ -12,7 +12,8 @@ from math import prod
 from typing import NamedTuple
 
 from anyvit.containers.onnx_proto import Model, Node
-from anyvit.lazy import Lazy, computed, concat, reshape
+from anyvit.errors import AnyvitError
+from anyvit.lazy import Lazy, computed, concat, reshape, split
 
 
 class Style(NamedTuple):
@@ -49,6 +50,8 @@ ROOT_NAMES = frozenset(
 ) | {"register_tokens", "storage_tokens", "mask_token", "proj", "logit_scale", "logit_bias"}
 """Names without a dot that are a module's own."""
 
+REPEAT_LIMIT = 16 << 20
+"""Longest constant in bytes that is read to see whether it repeats itself."""
 PARTS_LIMIT = 16
 """Most constants that a table is put together from."""
 _SAME_DATA = {
@@ -179,6 +182,20 @@ def rows(lazy: Lazy, width: int) -> Lazy | None:
         turned = (1, *shape[2:], width)
         lazy = computed(turned, lazy.dtype, lambda array: array.transpose(0, 2, 3, 1), [lazy])
         shape = turned
+    if len(shape) == 3 and shape[0] > 1 and shape[2] == width and _repeats(lazy):
+        lazy = split(lazy, (1, shape[0] - 1))[0]
+        shape = lazy.shape
     if shape[-1:] != (width,) or (len(shape) > 2 and shape[0] != 1):
         return None
     return reshape(lazy, (prod(shape) // width, width))
+
+
+def _repeats(lazy: Lazy) -> bool:
+    """Whether all rows of the first axis are equal: a token that was repeated for each picture of a fixed batch."""
+    if lazy.nbytes > REPEAT_LIMIT:
+        return False
+    try:
+        array = lazy.read()
+    except AnyvitError:
+        return False
+    return bool((array == array[:1]).all())

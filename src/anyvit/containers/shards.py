@@ -14,11 +14,13 @@ from anyvit.lazy import Checkpoint, Lazy, Note
 def read_index(index: Path) -> Checkpoint:
     """Opens the shards that a weight map names, and compares both.
 
+    A shard that is not there is noted with the names of its tensors: one tower of a large model may be whole without it.
+
     Arguments:
         index: the JSON file, `model.safetensors.index.json` or its like.
 
     Raises:
-        FileError: a shard is missing or damaged.
+        FileError: no shard is there, or one is damaged.
         UnsafeError: the map leads out of its folder.
     """
     content = sniff.weight_map(index)
@@ -28,9 +30,17 @@ def read_index(index: Path) -> Checkpoint:
     listed = {str(name): str(shard) for name, shard in where.items()}
     shards = list(dict.fromkeys(listed[name] for name in sorted(listed, key=lambda name: listed[name])))
     paths = [inside(index.parent, shard, f"the weight map {index.name}") for shard in shards]
-    _check_present(str(index), paths)
-    opened = {shard: single.read(path, index=False) for shard, path in zip(shards, paths, strict=True)}
-    tensors, notes = _joined(opened, listed)
+    absent = [shard for shard, path in zip(shards, paths, strict=True) if not path.exists()]
+    if len(absent) == len(shards):
+        _check_present(str(index), paths)
+    there = [(shard, path) for shard, path in zip(shards, paths, strict=True) if shard not in absent]
+    opened = {shard: single.read(path, index=False) for shard, path in there}
+    tensors, notes = _joined(opened, {name: shard for name, shard in listed.items() if shard not in absent})
+    if absent:
+        lost = tuple(name for name, shard in listed.items() if shard in absent and name not in tensors)
+        cause = f"{len(absent)} of {len(shards)} shards are missing: {', '.join(absent[:4])}"
+        cause += f" and {len(absent) - 4} more" if len(absent) > 4 else ""
+        notes.append(Note("absent", lost, cause, "fetch the missing files into the folder"))
     notes += unlisted(index.parent, shards[0], shards)
     return _checkpoint(index.parent, list(opened.values()), tensors, notes)
 

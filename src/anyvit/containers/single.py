@@ -40,6 +40,10 @@ def read(path: str | Path, *, index: bool = True) -> Checkpoint:
             from anyvit.containers import torch_file
 
             found = torch_file.read(path)
+        case "npy":
+            from anyvit.containers import npz
+
+            found = npz.read_npy(path)
         case "msgpack":
             from anyvit.containers import msgpack
 
@@ -81,11 +85,14 @@ def _check_regular(path: Path) -> None:
 
 
 def _read_zip(path: Path) -> Checkpoint:
-    from anyvit.containers import zips
+    from anyvit.containers import pt2, zips
 
     # The first name mostly tells; a directory of thousands is then parsed once, by the reader.
+    names: list[str] = []
     for look in (zips.first_name, zips.members):
         names = list(look(path))
+        if pt2.is_archive(names):
+            return pt2.read(path)
         if any(name.endswith((".pkl", "/version")) for name in names):
             from anyvit.containers import torch_file
 

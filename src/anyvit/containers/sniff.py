@@ -25,8 +25,6 @@ _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"tjgg", "a GGML file (llama.cpp), which is not supported", "open the checkpoint it was made from"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5), which is not supported", "save its arrays with numpy.savez"),
     (4, b"TFL3", "a TensorFlow Lite model, which is not supported", "open the checkpoint it was exported from"),
-    (0, b"\x93NUMPY", "a single array (.npy) without a name",
-     "numpy.savez(out, **numpy.load(path, allow_pickle=True).item()) where you trust it"),
     (0, b"\x1f\x8b", "compressed with gzip", "gunzip FILE"),
     (0, b"BZh", "compressed with bzip2", "bunzip2 FILE"),
     (0, b"\xfd7zXZ\0", "compressed with xz", "unxz FILE"),
@@ -41,7 +39,7 @@ _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def kind(path: Path) -> str:
-    """The format of a file: "safetensors", "zip", "pickle", "msgpack", "onnx" or "json".
+    """The format of a file: "safetensors", "zip", "pickle", "npy", "msgpack", "onnx" or "json".
 
     Raises:
         FileError: missing, empty, or a format that holds no readable tensors; the message says which and what to do.
@@ -64,6 +62,8 @@ def kind(path: Path) -> str:
             raise FileError(f"{path} is {what}", remedy=remedy)
     if head[257:262] == b"ustar":
         raise _tar(path, file)
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
     if head[0] == 0x80 and len(head) > 1 and head[1] in _PICKLE:
         return "pickle"
     if _is_msgpack(head):

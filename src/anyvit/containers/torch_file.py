@@ -70,6 +70,7 @@ class _Parsed:
     places: Mapping[str, strided.Place]
     source: Bytes
     base: int
+    frozen: bool = False
 
     def checkpoint(
         self, file: LocalFile, container: str, verify: Any = None, metadata: Mapping[str, str] | None = None
@@ -89,6 +90,9 @@ class _Parsed:
         claimed = sum(lazy.nbytes for lazy in tensors.values())
         check_total(file.name, claimed, file.size, "tensors that repeat or share few bytes many times")
         notes = tuple(_notes(self.flat, self.foreign))
+        if self.frozen:
+            cause = "a frozen TorchScript: its weights became constants of its code and have lost their names"
+            notes = (*notes, Note("fused", (), cause, "use the model before torch.jit.freeze"))
         return Checkpoint(
             tensors, container, file.name, self.flat.extras, aliases, notes, metadata or {}, verify=verify
         )
@@ -126,6 +130,7 @@ def _zip(file: LocalFile) -> Checkpoint:
     foreign = {name: None for name in machine.foreign if not name.startswith("__torch__.")}
     flat.script = flat.script or is_archive(members, root)
     parsed = _Parsed(flat, foreign, places, source, base)
+    parsed.frozen = flat.script and not flat.tensors and any(name.startswith(f"{root}constants/") for name in members)
     verify = _verifier(file, members, f"{root}data/", flat) if checked else None
     metadata = _metadata(file, members.get(root + METADATA))
     return parsed.checkpoint(file, "torchscript" if flat.script else "torch", verify, metadata)
@@ -187,6 +192,21 @@ def _pickles(file: LocalFile, head: bytes) -> Checkpoint:
         container = "pickle"
     flat = flatten(root, file.name, row.machine.count)
     return _Parsed(flat, row.machine.foreign, row.places, file, 0).checkpoint(file, container)
+
+
+def pickled(data: bytes, name: str, start: int = 0) -> Checkpoint:
+    """A pickle in memory: what numpy writes for an array of objects.
+
+    Arguments:
+        data: the bytes.
+        name: where they come from, for messages.
+        start: offset of the pickle in them, in bytes.
+    """
+    machine = Machine(data, BUILDERS, None, name)
+    root, _ = machine.run(start)
+    flat = flatten(root, name, machine.count)
+    parsed = _Parsed(flat, machine.foreign, {}, strided.Buffer(data, name), 0)
+    return parsed.checkpoint(LocalFile(name), "pickle")
 
 
 class _Row:

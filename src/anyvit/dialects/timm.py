@@ -58,6 +58,7 @@ RULES = (
     R(B + "attn.sub_norm.weight", B + "attn.sub_norm.weight"),
     R(B + f"attn.{LAMBDAS}", B + f"attn.{LAMBDAS}"),
     R(B + "<ls1|ls2>.gamma", B + "<ls1|ls2>"),
+    R(B + "<ls1|ls2>.scale_factor", B + "<ls1|ls2>", why="gamma, renamed by Prismatic and OpenVLA", reads_only=True),
     R(B + "mlp.norm.{p}", B + "mlp.norm.{p}"),
     R("fc_norm.{p}", "fc_norm.{p}"),
     R("head_dist.{p}", "head_dist.{p}"),

@@ -19,6 +19,7 @@ REST = (
     R("reg_token", "embed.reg", "1 r d -> r d"),
     R("norm_pre.{p}", "embed.norm.{p}"),
     R("rope.freqs", "rope.freqs"),
+    R("rope.<pos_embed|periods>", None, why="follows from the grid; exporters store it, and it is computed again"),
     R(B + "attn.<q_norm|k_norm|norm>.{p}", B + "attn.<q_norm|k_norm|norm>.{p}"),
     R(B + "mlp.norm.{p}", B + "mlp.norm.{p}"),
     R(B + "<gamma_1|gamma_2>", B + "<ls1|ls2>"),
@@ -30,6 +31,12 @@ FUSED = (
     *REST,
     R(B + "attn.qkv.weight", B + "attn.[q|k|v].weight", QKV),
     R(B + "attn.<q_bias|v_bias>", B + "attn.<q|v>.bias"),
+    R(
+        "../ln_vision.{p}",
+        "norm.{p}",
+        why="LAVIS' BLIP-2 and MiniGPT-4 norm beside their visual_encoder",
+        reads_only=True,
+    ),
 )
 ROPE = (*REST, R(B + "attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV))
 APART = (*REST, R(B + "attn.<q_proj|k_proj|v_proj>.{p}", B + "attn.<q|k|v>.{p}"))
@@ -56,10 +63,11 @@ TIMM_EVA = _eva("", FUSED, "EVA-01, DINOv3 small to large, LingBot")
 TIMM_EVA_SWIGLU = _eva("-swiglu", swiglu(FUSED), "DINOv3 small plus, huge plus, 7B")
 TIMM_EVA_GLU = _eva("-glu", glu(FUSED), "EVA-02 tiny and small")
 TIMM_EVA_ROPE = _eva("-rope", ROPE, "Perception Encoder, RoPE-ViT")
+TIMM_EVA_ROPE_GLU = _eva("-rope-glu", glu(ROPE), "EVA-02 tiny and small whose biases an exporter joined")
 TIMM_EVA_APART = _eva("-apart-swiglu", swiglu(APART), "EVA-02 base and large")
 TIMM_EVA_APART_GLU = _eva("-apart-glu", glu(APART), "Sapiens2")
 
 DIALECTS = (
-    *(TIMM_EVA, TIMM_EVA_SWIGLU, TIMM_EVA_GLU, TIMM_EVA_ROPE, TIMM_EVA_APART, TIMM_EVA_APART_GLU),
+    *(TIMM_EVA, TIMM_EVA_SWIGLU, TIMM_EVA_GLU, TIMM_EVA_ROPE, TIMM_EVA_ROPE_GLU, TIMM_EVA_APART, TIMM_EVA_APART_GLU),
     *(_trunk(TIMM_EVA), _trunk(TIMM_EVA_ROPE), _trunk(TIMM_EVA_APART)),
 )
