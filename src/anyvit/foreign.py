@@ -18,6 +18,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     (r"embeddings\.(row|column)_embedder\.", "Pix2Struct: row and column embeddings of variable grids"),
     (r"(^|\.)merger\.(mlp|ln_q|linear_fc\d|norm|gate_proj|up_proj|proj|fc\d)\b|visual\.merger\.",
      "a vision tower of Qwen's kind (Qwen2-VL, Qwen3-VL, GLM-4V): rotary positions in two dimensions, windows or merged patches"),
+    (r"(^|\.)detection_tokens$|mid_position_embeddings$", "YOLOS: detection tokens with positions of their own"),
     (r"embeddings\.(segment_token|type_token)_", "SegGPT: two pictures and their segments side by side"),
     (r"(^|\.)group_token$", "GroupViT: group tokens and stages that merge patches"),
     (r"vit_merger\.", "MiniCPM-V's tower: patches are merged between its blocks"),
