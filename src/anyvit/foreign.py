@@ -156,7 +156,7 @@ def by_shape(tensors: Mapping[str, Lazy]) -> Finding | None:
         widths = ", ".join(map(str, sorted(norms)[:6]))
         cause = f"a hierarchical model: its width changes between stages (norms of {widths} channels), no plain Vision Transformer"
         return Finding("not a ViT", fold(staged)[:4], cause, None, True)
-    if len(kernels) > 4 and not any(re.search(r"attn|attention", name) for name in tensors):
+    if len(kernels) > 4 and not any(re.search(r"qkv|q_proj|query|attn\.q", name) for name in tensors):
         cause = f"a convolutional network ({len(kernels)} kernels larger than 1 × 1), no Vision Transformer"
         return Finding("not a ViT", fold(kernels)[:4], cause, None, True)
     return None
