@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests" / "support")]
 
-import torchvision_shim
+import torchvision_shim  # noqa: E402
 
 torchvision_shim.install()
 

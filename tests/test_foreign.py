@@ -63,8 +63,7 @@ def test_shapes_tell_convolutions_and_widths_apart() -> None:
     stages = {f"stages__{s}__blocks__{b}__norm__weight": (64 << s,) for s in range(4) for b in range(3)}
     hierarchical = foreign.by_shape(lazies(**stages))
     assert hierarchical is not None and "64, 128, 256, 512" in hierarchical.cause
-    same = {name: (64,) for name in stages}
-    assert foreign.by_shape(lazies(**same)) is None
+    assert foreign.by_shape(lazies(**dict.fromkeys(stages, (64,)))) is None
 
 
 def test_a_tower_that_its_model_computes_otherwise_is_refused() -> None:
@@ -80,7 +79,9 @@ def test_a_model_type_is_believed_against_the_names(tmp_path: Path, inner: bool)
 
     save_file(state(), tmp_path / "model.safetensors")
     config = {"model_type": "rf_detr_dinov2"}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "backbone_config": config} if inner else config))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "x", "backbone_config": config} if inner else config)
+    )
     report = api.inspect(tmp_path)
     assert not report.ok and "in windows" in str(report.error())
     with pytest.raises(AnyvitError, match="in windows"):

@@ -114,8 +114,11 @@ def test_a_hierarchical_model_without_a_patch_kernel_is_named(tmp_path: Path) ->
     for stage, width in enumerate((16, 32)):
         for block in range(2):
             base = f"layers.{stage}.blocks.{block}."
-            tensors |= {f"{base}{norm}.{part}": torch.ones(width) for norm in ("norm1", "norm2") for part in ("weight", "bias")}
-            tensors |= {f"{base}attn.relative_position_bias_table": torch.ones(49, 2), f"{base}attn.qkv.weight": torch.ones(3 * width, width),
+            tensors |= {
+                f"{base}{norm}.{part}": torch.ones(width) for norm in ("norm1", "norm2") for part in ("weight", "bias")
+            }
+            tensors |= {f"{base}attn.relative_position_bias_table": torch.ones(49, 2),
+                        f"{base}attn.qkv.weight": torch.ones(3 * width, width),
                         f"{base}attn.qkv.bias": torch.ones(3 * width), f"{base}attn.proj.weight": torch.ones(width, width),
                         f"{base}attn.proj.bias": torch.ones(width), f"{base}mlp.fc1.weight": torch.ones(2 * width, width),
                         f"{base}mlp.fc1.bias": torch.ones(2 * width), f"{base}mlp.fc2.weight": torch.ones(width, 2 * width),

@@ -102,7 +102,8 @@ FUNCTIONS: Mapping[str, tuple[str, Any]] = {
 }  # fmt: skip
 """model_type without a table → (Spec field, value) of what its class computes.
 
-Source: transformers models/git (last_hidden_state stands after post_layernorm), models/tipsv2 and models/dpt (bilinear positions).
+Source: transformers models/git (last_hidden_state stands after post_layernorm), models/tipsv2 and models/dpt (bilinear
+positions).
 """
 
 

@@ -650,7 +650,7 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "timm-relpos-rpn", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", "block_norm": "post", **IMAGENET},
         "timm/models/vision_transformer_relpos.py vit_relpos_*_rpn_*: ResPostRelPosBlock, the only one without LayerScale",
-        ("no blocks.{i}.ls1",),
+        ("no blocks.{i}.ls1", "has rel_pos\\."),
     ),
     Lineage(
         "timm-relpos", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", **IMAGENET},
