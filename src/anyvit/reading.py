@@ -177,7 +177,7 @@ def _causes(findings: list[Finding]) -> list[Finding]:
     return [f for f in findings if not f.fatal or f.kind in INSTEAD or f.kind in FATAL] if known else findings
 
 
-def _filled(tensors: dict[str, Lazy], notes: list[Finding]) -> tuple[dict[str, Lazy], list[Finding]]:
+def _filled(tensors: Mapping[str, Lazy], notes: list[Finding]) -> tuple[Mapping[str, Lazy], list[Finding]]:
     """The tensors that have elements: no registers may be written as registers of length zero."""
     empty = tuple(name for name, tensor in tensors.items() if len(tensor.shape) > 1 and 0 in tensor.shape)
     if not empty:
