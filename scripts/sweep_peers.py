@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests" / "support")]
 
-import torchvision_shim
+import torchvision_shim  # noqa: E402
 
 torchvision_shim.install()
 
@@ -104,7 +104,140 @@ def torchvision_models(match: str) -> Iterator[Peer]:
         yield Peer(f"torchvision:{name}", model.state_dict(), truth_of(model) if name.startswith("vit_") else None)
 
 
-LIBRARIES = {"timm": timm_models, "open_clip": open_clip_models, "torchvision": torchvision_models}
+PLAIN = frozenset(
+    [
+        "aimv2",
+        "altclip",
+        "aria",
+        "beit",
+        "blip",
+        "blip_2",
+        "chinese_clip",
+        "chmv2",
+        "clip",
+        "clipseg",
+        "cohere2_vision",
+        "cosmos3_edge",
+        "data2vec",
+        "deepseek_ocr2",
+        "deepseek_vl",
+        "deit",
+        "depth_anything",
+        "dinov2",
+        "dinov2_with_registers",
+        "dinov3_vit",
+        "dpt",
+        "flava",
+        "gemma3",
+        "git",
+        "got_ocr2",
+        "granite_docling",
+        "idefics",
+        "idefics2",
+        "idefics3",
+        "ijepa",
+        "instructblip",
+        "internvl",
+        "janus",
+        "kosmos2",
+        "lfm2_vl",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "metaclip_2",
+        "modernvbert",
+        "owlv2",
+        "owlvit",
+        "paligemma",
+        "pe_video",
+        "phi4_multimodal",
+        "pixio",
+        "pp_formulanet",
+        "prompt_depth_anything",
+        "qianfan_ocr",
+        "radio",
+        "sam",
+        "sam_hq",
+        "siglip",
+        "siglip2",
+        "slanext",
+        "smolvlm",
+        "step3p7",
+        "t5gemma2",
+        "tipsv2",
+        "tipsv2_dpt",
+        "ultravbert",
+        "unlimited_ocr",
+        "vipllava",
+        "vision_text_dual_encoder",
+        "vit",
+        "vit_mae",
+        "vit_msn",
+        "zoedepth",
+    ]
+)
+"""Folders of transformers whose image tower is a plain ViT; what they lack at default settings is told as missed."""
+
+TEXT = re.compile(r"Text|LM|Language|Llama|Decoder|Audio|Talker|[Qq]former")
+
+
+def transformers_models(match: str) -> Iterator[Peer]:
+    """Every class of transformers with pictures as inputs, at its config's defaults; names on disk and in memory."""
+    import importlib
+    import inspect
+    import pkgutil
+
+    import transformers
+    from transformers.core_model_loading import revert_weight_conversion
+
+    transformers.logging.set_verbosity_error()
+    for folder in sorted(
+        m.name for m in pkgutil.iter_modules(transformers.models.__path__) if re.search(match, m.name)
+    ):
+        try:
+            module = importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
+        except ImportError:
+            continue
+        for name, cls in sorted(vars(module).items()):
+            mine = (
+                inspect.isclass(cls)
+                and issubclass(cls, transformers.PreTrainedModel)
+                and cls.__module__ == module.__name__
+            )
+            if not mine or name.endswith("PreTrainedModel") or cls.main_input_name != "pixel_values":
+                continue
+            try:
+                config = cls.config_class()
+                _shrink(config)
+                with torch.device("meta"):
+                    model = cls(config)
+                memory = model.state_dict()
+                disk = revert_weight_conversion(model, dict(memory))
+            except Exception as error:  # many classes need arguments that no default gives
+                print(f"not built transformers:{folder}:{name}: {type(error).__name__}")
+                continue
+            truth = {} if folder in PLAIN else None
+            yield Peer(f"transformers:{folder}:{name}", memory, truth)
+            if disk.keys() != memory.keys():
+                yield Peer(f"transformers:{folder}:{name} (disk)", disk, truth)
+
+
+def _shrink(config: Any, depth: int = 0) -> None:
+    """Two layers for language models, whose names are not looked at."""
+    import transformers
+
+    for inner in vars(config).values():
+        if isinstance(inner, transformers.PretrainedConfig) and depth < 4:
+            _shrink(inner, depth + 1)
+    if TEXT.search(type(config).__name__):
+        for key in ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "num_experts"):
+            if isinstance(getattr(config, key, None), int):
+                setattr(config, key, min(getattr(config, key), 2))
+
+
+LIBRARIES = {
+    "timm": timm_models, "open_clip": open_clip_models, "torchvision": torchvision_models, "transformers": transformers_models,
+}  # fmt: skip
 
 
 def differences(peer: Peer, report: Report) -> dict[str, tuple[Any, Any]]:

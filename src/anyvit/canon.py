@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 B = "blocks.{i}."
 
@@ -140,6 +140,7 @@ def _table() -> Mapping[str, tuple[Name, str]]:
     return entries
 
 
+@lru_cache(maxsize=8192)
 def lookup(name: str) -> tuple[Name, str] | None:
     """The vocabulary's entry for a canonical name, and its axes; None for a name that is not canonical.
 

@@ -200,7 +200,7 @@ def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
 BEFORE = re.compile(
     r"(?:(?:encoder|transformer|vision_model|model)[._/])?"
     r"(?:\w*embed(?:s|ding|dings|der)?[./].*|\w*pos(?:ition)?(?:_\w+|$).*|\w*(?:cls|class)_\w*(?:tok|emb|pos)\w*|"
-    r"(?:register|reg|global|summary)_?\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
+    r"(?!mask)\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
     r"(?:norm_pre|ln_pre|pre_\w*norm|pre_?\w*layer_?norm)\b.*)"
 )
 """Names that stand before the blocks: embeddings, positions, tokens, rotary tables, a norm before block 0."""

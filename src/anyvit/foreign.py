@@ -12,25 +12,32 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     # vision-language towers and detectors whose attention or embedding is their own
     (r"patch_embedder\.position_embedding_table|patch_embed\.position_embedding_table",
      "Gemma 4's vision tower: four norms a block and rotary positions in two dimensions"),
-    (r"gated_positional_embedding\.|tile_positional_embedding", "Mllama (Llama 3.2 Vision): gated position and tile embeddings"),
+    (r"gated_positional_embedding\.|tile_positional_embedding",
+     "Mllama (Llama 3.2 Vision): gated position and tile embeddings"),
     (r"positional_embedding_vlm$|vision_adapter\.mlp\.", "Llama 4's vision tower: rotary positions and an adapter"),
-    (r"(^|\.)patch_conv\.weight$|(^|\.)attention_norm\.weight$", "Pixtral: rotary positions in two dimensions, patches of many pictures in a row"),
+    (r"(^|\.)patch_conv\.weight$|(^|\.)attention_norm\.weight$",
+     "Pixtral: rotary positions in two dimensions, patches of many pictures in a row"),
     (r"embeddings\.(row|column)_embedder\.", "Pix2Struct: row and column embeddings of variable grids"),
     (r"(^|\.)merger\.(mlp|ln_q|linear_fc\d|norm|gate_proj|up_proj|proj|fc\d)\b|visual\.merger\.",
      "a vision tower of Qwen's kind (Qwen2-VL, Qwen3-VL, GLM-4V): rotary positions in two dimensions, windows or merged patches"),
+    (r"(^|\.)detection_tokens$|mid_position_embeddings$", "YOLOS: detection tokens with positions of their own"),
     (r"embeddings\.(segment_token|type_token)_", "SegGPT: two pictures and their segments side by side"),
     (r"(^|\.)group_token$", "GroupViT: group tokens and stages that merge patches"),
     (r"vit_merger\.", "MiniCPM-V's tower: patches are merged between its blocks"),
-    (r"(^|\.)time_embed$|temporal_(attention|dense|layernorm|embedding|fc)", "a video model (TimeSformer, X-CLIP): attention along time"),
+    (r"(^|\.)time_embed$|temporal_(attention|dense|layernorm|embedding|fc)",
+     "a video model (TimeSformer, X-CLIP): attention along time"),
     (r"message_(attn|ln|fc)|prompts_generator\.", "X-CLIP: message tokens between frames"),
-    (r"t_embedder\.mlp|(^|\.)time_embed(ding)?\.|x_embedder\.", "a diffusion model (DiT or U-Net): it denoises at a time step, it encodes no picture"),
+    (r"t_embedder\.mlp|(^|\.)time_embed(ding)?\.|x_embedder\.",
+     "a diffusion model (DiT or U-Net): it denoises at a time step, it encodes no picture"),
     (r"(^|\.)(down|up|mid)_blocks?\.", "a diffusion U-Net or autoencoder (down_blocks, up_blocks): convolutional"),
     # attention of another kind
     (r"class_attn|cls_attn_blocks\.", "XCiT: cross-covariance attention and class-attention blocks"),
     (r"attn\.temperature$", "XCiT: cross-covariance attention over channels"),
     (r"(^|\.)post_network\.|network\.\d+\.\d+\.attn\.v\b", "VOLO: outlook attention"),
-    (r"(^|\.)(pixel_pos|pixel_embed\.)|attn_in\.qk\b|outer_tokens", "TNT: transformer in transformer, inner and outer blocks"),
-    (r"(^|\.)serial_blocks\d+\.|(^|\.)c?rpe\d+\.|factoratt_crpe", "CoaT: co-scale convolutional attention, several resolutions"),
+    (r"(^|\.)(pixel_pos|pixel_embed\.)|attn_in\.qk\b|outer_tokens",
+     "TNT: transformer in transformer, inner and outer blocks"),
+    (r"(^|\.)serial_blocks\d+\.|(^|\.)c?rpe\d+\.|factoratt_crpe",
+     "CoaT: co-scale convolutional attention, several resolutions"),
     (r"gamma_xca$|\.xca\.", "EdgeNeXt: a convolutional network with transposed attention"),
     (r"attn\.to_query\.|attn\.w_g$", "SwiftFormer: convolutional stages with additive attention"),
     (r"context_module\.main\.(qkv|aggreg)", "EfficientViT (MIT): linear attention in convolutional stages"),
@@ -38,10 +45,12 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     (r"(^|\.)attention_biases$|attention_bias_idxs$",
      "a hierarchical model with attention biases (LeViT, TinyViT or EfficientFormer)"),
     (r"mixer\.m\.(pre_norm|qkv)", "SHViT: single-head attention in convolutional stages"),
-    (r"mixer\.(A|A_log|BCdt_proj|hz_proj|in_proj|x_proj|dt_proj)\b", "a state-space model (Vision Mamba, EfficientViM): there is no attention"),
+    (r"mixer\.(A|A_log|BCdt_proj|hz_proj|in_proj|x_proj|dt_proj)\b",
+     "a state-space model (Vision Mamba, EfficientViM): there is no attention"),
     (r"rnn_tokens\.", "Sequencer: tokens are mixed by LSTMs, there is no attention"),
     (r"modulation\.(f|h|projection_in)\b", "FocalNet: focal modulation, there is no attention"),
-    (r"spatial_block\.|channel_block\.|blocks\.\d+\.\d+\.cpe\d", "DaViT: a hierarchical model with attention over windows and channels"),
+    (r"spatial_block\.|channel_block\.|blocks\.\d+\.\d+\.cpe\d",
+     "DaViT: a hierarchical model with attention over windows and channels"),
     (r"blocks\.\d+\.mhca\.|e_mhsa\.", "Next-ViT: convolutional stages with attention inside"),
     (r"sequence_reduction|attn(ention)?(\.self)?\.sr\b|attention\.self\.sr\b|dwconv\.dwconv\.",
      "PVT or SegFormer: a hierarchical model with spatial reduction of keys and values"),
@@ -49,10 +58,13 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     (r"attn\.(meta_mlp|logit_scale|cpb_mlp)", "Swin V2: a hierarchical model with shifted windows, no plain ViT"),
     (r"layers\.\d+\.blocks\.\d+\.(attn|attention)\.|layers\.\d+\.downsample\.",
      "Swin: a hierarchical model with shifted windows, no plain ViT"),
-    (r"(^|\.)q_global_gen\.|global_block\.|stem\.down\.conv_block\.", "GC ViT: global context attention in convolutional stages"),
+    (r"(^|\.)q_global_gen\.|global_block\.|stem\.down\.conv_block\.",
+     "GC ViT: global context attention in convolutional stages"),
     (r"pos_embed_win(dow)?$", "Hiera, SAM 2's image encoder: a hierarchical model whose width grows between stages"),
-    (r"unit_attn|mask_unit|stages\.\d+\.layers\.\d+\.attn\.qkv|blocks\.\d+\.proj\.(weight|bias)$", "Hiera: a hierarchical model whose width grows between stages"),
-    (r"stages?\d*\.\d+\.(blocks\.\d+\.)?attn\.qkv.*|stage\d\.\d+\.attn\.qkv", "a hierarchical model with attention in convolutional stages (CoAtNet, MaxViT, Visformer)"),
+    (r"unit_attn|mask_unit|stages\.\d+\.layers\.\d+\.attn\.qkv|blocks\.\d+\.proj\.(weight|bias)$",
+     "Hiera: a hierarchical model whose width grows between stages"),
+    (r"stages?\d*\.\d+\.(blocks\.\d+\.)?attn\.qkv.*|stage\d\.\d+\.attn\.qkv",
+     "a hierarchical model with attention in convolutional stages (CoAtNet, MaxViT, Visformer)"),
     (r"token_mixer\.(pwconv|dwconv|qkv|pool|mixer|conv|reparam)|block\.\d+\.\d+\.(before|after)_norm",
      "a MetaFormer (PoolFormer, ConvFormer, CAFormer, FastViT, RepViT): token mixers in several stages, no plain ViT"),
     # no attention
@@ -62,7 +74,8 @@ FAMILIES: tuple[tuple[str, str], ...] = (
      "ConvNeXt: a convolutional network (downsample_layers, stages, dwconv), no Vision Transformer"),
     (r"stages\.\d+\.(blocks|layers)\.\d+\.(dwconv|conv_dw|layer_scale_parameter)|features\.\d+\.\d+\.block\.0\.",
      "a convolutional network of ConvNeXt's or EfficientNet's kind, no Vision Transformer"),
-    (r"conv_stem\.|squeeze_excite\.", "a convolutional network of EfficientNet's or MobileNet's kind, no Vision Transformer"),
+    (r"conv_stem\.|squeeze_excite\.",
+     "a convolutional network of EfficientNet's or MobileNet's kind, no Vision Transformer"),
     (r"dense_?(block|stage)s?\w*\.|denselayer\d+\.", "DenseNet: a convolutional network, no Vision Transformer"),
     (r"(^|\.)layer\d\.\d+\.conv\d|encoder\.stages\.\d+\.layers\.\d+\.layer\.\d+\.convolution",
      "a convolutional ResNet, no Vision Transformer"),
@@ -73,7 +86,8 @@ Source: timm 1.0.31 timm/models/*.py and transformers 5.23.0 models/*/modeling_*
 """
 
 ALONE: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)last_layer\.(weight_g|weight_v|parametrizations)", "a projection head (DINO, iBOT): there are no transformer blocks"),
+    (r"(^|\.)last_layer\.(weight_g|weight_v|parametrizations)",
+     "a projection head (DINO, iBOT): there are no transformer blocks"),
     (r"(^|\.)(word_embeddings|embed_tokens|wte|tok_embeddings)\.weight$|token_embedding\.weight$",
      "a text or language model (token embeddings) without an image tower of a known kind"),
 )  # fmt: skip
@@ -81,7 +95,8 @@ ALONE: tuple[tuple[str, str], ...] = (
 
 OTHERWISE: tuple[tuple[str, str], ...] = (
     (r"vit_merger\.", "MiniCPM-V merges patches between the blocks of its tower"),
-    (r"(^|\.)(mlp_AR|projector\.pre_norm)\.|packing_position_embedding", "PaddleOCR-VL rotates positions in its SigLIP tower"),
+    (r"(^|\.)(mlp_AR|projector\.pre_norm)\.|packing_position_embedding",
+     "PaddleOCR-VL rotates positions in its SigLIP tower"),
     (r"backbone\.(0\.)?projector\.(stages|projector_layer|layers)\.", "RF-DETR runs its DINOv2 backbone in windows"),
     (r"prompts_generator\.|message_attn", "X-CLIP's tower passes messages between frames"),
 )  # fmt: skip
@@ -153,9 +168,10 @@ def by_shape(tensors: Mapping[str, Lazy]) -> Finding | None:
     staged = [n for n in tensors if re.search(r"(^|[._/])(stages?|layers?|blocks?)[._]?\d+[._]\D*\d+[._]", n)]
     if len(norms) > 3 and len(staged) * 2 > len(tensors):
         widths = ", ".join(map(str, sorted(norms)[:6]))
-        cause = f"a hierarchical model: its width changes between stages (norms of {widths} channels), no plain Vision Transformer"
+        what = f"its width changes between stages (norms of {widths} channels)"
+        cause = f"a hierarchical model: {what}, no plain Vision Transformer"
         return Finding("not a ViT", fold(staged)[:4], cause, None, True)
-    if len(kernels) > 4 and not any(re.search(r"attn|attention", name) for name in tensors):
+    if len(kernels) > 4 and not any(re.search(r"qkv|q_proj|query|attn\.q", name) for name in tensors):
         cause = f"a convolutional network ({len(kernels)} kernels larger than 1 × 1), no Vision Transformer"
         return Finding("not a ViT", fold(kernels)[:4], cause, None, True)
     return None

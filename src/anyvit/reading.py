@@ -160,7 +160,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if made.sources:
         cause = "weights stored with a spectral norm were multiplied out"
         findings.append(Finding("folded", fold(made.sources), cause))
-    fates = made.spread(_fates(tensors, match, run))
+    fates = made.spread({**_fates(tensors, match, run), **{n: "ignored" for n in made.tensors if n not in tensors}})
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 

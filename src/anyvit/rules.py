@@ -243,9 +243,6 @@ def write(
     return _run(tensors, dialect.writing.match, lambda rule: rule.sides[::-1], layout, known, place, chunk)
 
 
-OPTIONAL = {"embed.reg": "empty: no registers (transformers saves them so)"}
-"""Canonical names that an empty tensor leaves out, with what it says."""
-
 _Key = tuple[int, tuple[tuple[str, int], ...], tuple[int, ...]]
 
 
@@ -270,9 +267,6 @@ def _run(
         source, target = sides(hit.item)
         if target is None or source is None:
             ignored[name] = hit.item.why
-            continue
-        if 0 in tensor.shape and hit.item.ours in OPTIONAL:
-            ignored[name] = OPTIONAL[hit.item.ours]
             continue
         kept = tuple((k, v) for k, v in hit.numbers.items() if k != "_")
         key = (id(hit.item), kept, hit.ones)

@@ -17,8 +17,8 @@ ACTS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiL
         "GELUActivation": "gelu", "PytorchGELUTanh": "gelu_tanh", "SiLUActivation": "silu", "GELUTanhActivation": "gelu_tanh"}  # fmt: skip
 
 
-def truth_of(model: nn.Module) -> dict[str, Any] | None:
-    """The architecture of a timm, open_clip or torchvision image tower; None where its attention is no ViT's."""
+def truth_of(model: nn.Module) -> dict[str, Any]:
+    """The architecture of a timm, open_clip or torchvision image tower."""
     name = type(model).__module__
     if name.startswith("open_clip") and hasattr(model, "trunk"):
         return truth_of(model.trunk)
@@ -41,11 +41,9 @@ def norm_of(module: nn.Module) -> str:
     return "rmsnorm" if "rms" in type(module).__name__.lower() else "layernorm"
 
 
-def _timm(model: Any) -> dict[str, Any] | None:
+def _timm(model: Any) -> dict[str, Any]:
     model = getattr(model, "encoder", model)
     block = model.blocks[0]
-    if type(block).__name__.startswith("Diff"):
-        return None
     twins = hasattr(block, "attns")
     parallel = not hasattr(block, "attn") and not twins
     attn = block.attns[0].attn if twins else block if parallel else block.attn
@@ -56,12 +54,19 @@ def _timm(model: Any) -> dict[str, Any] | None:
     return {
         "embed_dim": model.embed_dim, "depth": len(model.blocks), "num_heads": attn.num_heads,
         "patch_size": patch[0] if patch[0] == patch[1] else patch,
-        "mlp_dim": block.mlp_out_proj.in_features if parallel else mlp.fc2.in_features,
+        "mlp_dim": _parallel_mlp(block) if parallel else mlp.fc2.in_features,
         "num_registers": next((t.shape[1] for n, t in model.named_parameters() if n.endswith("reg_token")), 0), "qkv_bias": _qkv_bias(attn), "qk_norm": _qk_norm(attn),
         "layer_scale": _scaled(block, twins), "pre_norm": not isinstance(getattr(model, "norm_pre", nn.Identity()), nn.Identity),
         "norm": norm_of(norm), "eps": norm.eps, "act": act_of(block.mlp_act if parallel else mlp.act),
         "ffn": "parallel_scaling" if parallel else "mlp_x2" if twins else _ffn(mlp),
     }  # fmt: skip
+
+
+def _parallel_mlp(block: Any) -> int:
+    """Inputs of the MLP's last matrix, which may be one with the output projection."""
+    if hasattr(block, "mlp_out_proj"):
+        return block.mlp_out_proj.in_features
+    return block.out_proj.in_features - block.num_heads * block.head_dim * (2 if type(block).__name__[0] == "D" else 1)
 
 
 def _qkv_bias(attn: Any) -> bool | str:

@@ -102,7 +102,8 @@ FUNCTIONS: Mapping[str, tuple[str, Any]] = {
 }  # fmt: skip
 """model_type without a table → (Spec field, value) of what its class computes.
 
-Source: transformers models/git (last_hidden_state stands after post_layernorm), models/tipsv2 and models/dpt (bilinear positions).
+Source: transformers models/git (last_hidden_state stands after post_layernorm), models/tipsv2 and models/dpt (bilinear
+positions).
 """
 
 
@@ -131,7 +132,7 @@ def _undescribed(tower: Mapping[str, Any], kind: Any, where: str) -> Given:
     given = read_rows(GENERAL, tower, where)
     note = f"{where}: model_type {kind!r} has no table here; only usual keys were read"
     facts = dict(given.facts)
-    if kind in FUNCTIONS:
+    if kind is not None and kind in FUNCTIONS:
         name, value = FUNCTIONS[kind]
         facts[name] = Fact(value, "given", f"{where}: model_type {kind!r}")
     return Given(facts, (*given.notes, note))

@@ -54,11 +54,9 @@ def _read_rope(value: Any, config: Mapping[str, Any]) -> Rope | None:
     offset, reference = to_float(config["rope_grid_offset"]), config["ref_feat_shape"]
     if offset not in (0, 1):
         raise ValueError("counts from another position than 0 or 1")
-    if reference is None or (offset and pair(to_size(reference)) == grid(config)):
-        return Rope(base, layout, first, "index1" if offset else "index")
-    if offset:
-        raise ValueError("both shifts and scales positions")
-    return Rope(base, layout, first, "scaled", pair(to_size(reference))[0])
+    side = None if reference is None else pair(to_size(reference))[0]
+    coords = "index1" if offset else "index" if side is None else "scaled"
+    return Rope(base, layout, first, coords, side)
 
 
 def grid(args: Mapping[str, Any]) -> tuple[int, int]:
@@ -78,7 +76,7 @@ def _rope_args(spec: Spec) -> dict[str, Any]:
         return {**args, "rope_type": "dinov3"}
     if half or rope.span != "axes" or rope.mixed or rope.max_freq or rope.coords == "normalized":
         raise Unsaid("timm's Eva has no rotary embedding of this kind")
-    reference = [rope.reference] * 2 if rope.coords == "scaled" else None
+    reference = None if rope.reference is None else [rope.reference] * 2
     return {**args, "rope_type": "cat", "rope_grid_offset": float(rope.coords == "index1"), "ref_feat_shape": reference,
             "rope_grid_indexing": "xy" if rope.first == "column" else "ij"}  # fmt: skip
 

@@ -367,6 +367,11 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon blocks.{i}.attn.norm.weight", "canon blocks.{i}.mlp.norm.weight"), heads=WIDE,
     ),
     Lineage(
+        "timm-so150m", ("timm",), {"eps": 1e-6, "act": "gelu", "resample": "timm", **IMAGENET},
+        "timm/models/vision_transformer.py vit_so150m*_reg4_map_*: SigLIP's models have no registers",
+        ("canon pool.query", "canon embed.reg"), heads=WIDE,
+    ),
+    Lineage(
         "timm-siglip", ("timm",), {"eps": 1e-6, "act": "gelu_tanh", "resample": "timm", **HALF},
         "timm/models/vision_transformer.py *_siglip_*: act_layer gelu_tanh in all but the first 224 px models",
         ("canon pool.query",), heads=GIANT,
@@ -645,7 +650,7 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "timm-relpos-rpn", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", "block_norm": "post", **IMAGENET},
         "timm/models/vision_transformer_relpos.py vit_relpos_*_rpn_*: ResPostRelPosBlock, the only one without LayerScale",
-        ("no blocks.{i}.ls1",),
+        ("no blocks.{i}.ls1", "has rel_pos\\."),
     ),
     Lineage(
         "timm-relpos", ("timm-relpos",), {"eps": 1e-6, "act": "gelu", **IMAGENET},
