@@ -36,7 +36,9 @@ def measure(folder: Path, count: int, batches: tuple[int, ...] = (1, 8)) -> list
                     if turn:
                         times[name].append(time.perf_counter() - start)
             errors = _errors(ways, pixels)
-        out += _rows(f"forward ViT-B/16, batch {batch}, float32 CPU", times, errors, batch, count)
+        out += _rows(
+            f"forward ViT-B/16, batch {batch}, CPU, {torch.get_num_threads()} threads", times, errors, batch, count
+        )
     return out
 
 
