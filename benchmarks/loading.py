@@ -58,8 +58,8 @@ model.load_state_dict(state, assign=True)
     + END
 )
 TRANSFORMERS = (
-    """
-import sys
+    PEERS
+    + """
 start = _t()
 from transformers import Dinov2Model
 imported = _t()

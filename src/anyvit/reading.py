@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isqrt, prod
@@ -51,6 +51,29 @@ class Ask:
     values: bool = False
 
 
+class Constructors(Mapping[str, str]):
+    """`configs.constructors` of a Spec, made when somebody looks: a load does not."""
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, Lazy]) -> None:
+        self._of = spec, tensors
+
+    @cached_property
+    def _made(self) -> Mapping[str, str]:
+        return configs.constructors(*self._of)
+
+    def __getitem__(self, name: str) -> str:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (dict(self),)
+
+
 @dataclass(frozen=True)
 class Reading:
     """A checkpoint understood.
@@ -91,7 +114,7 @@ class Reading:
             checkpoint.container,
             checkpoint.path,
             coverage(self.tensors, self.tensors),
-            configs.constructors(self.spec, self.tensors) if self.spec and self.spec.embed_dim else {},
+            Constructors(self.spec, self.tensors) if self.spec and self.spec.embed_dim else {},
             tuple(m.prefix for m in self.others),
             (len(checkpoint.tensors), size),
         )
