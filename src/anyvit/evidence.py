@@ -145,7 +145,7 @@ def sample(depth: int, width: int, elements: int = 1 << 24) -> tuple[int, ...]:
     return tuple(dict.fromkeys(round(i * (depth - 1) / (count - 1)) for i in range(count)))
 
 
-def heads(blocks: Iterable[Attention], candidates: Iterable[int] | None = None) -> Verdict:
+def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) -> Verdict:
     """The number of heads that the channel norms show.
 
     Arguments:

@@ -142,14 +142,16 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     notes = [_note(note) for note in checkpoint.notes]
     if hollow := diagnose.placeholders(tensors):
         return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
+    all_names = tensors
     tensors, notes = _filled(tensors, notes)
+    empty = {name: "ignored" for name in all_names if name not in tensors}
     known = _dialects(ask.dialect)
     found = matches(tensors, known)
     if not found:
         found = _blocks_only(tensors, known)
     if not found:
         findings = tuple(_causes([*diagnose.unknown(tensors, checkpoint.extras), *notes]))
-        return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
+        return Reading(checkpoint, findings=findings, fates=made.spread({**dict.fromkeys(tensors, "unexplained"), **empty}))
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
@@ -178,7 +180,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if made.sources:
         cause = "weights stored with a spectral norm were multiplied out"
         findings.append(Finding("folded", fold(made.sources), cause))
-    fates = made.spread(_fates(tensors, match, run))
+    fates = made.spread({**_fates(tensors, match, run), **empty})
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 
