@@ -151,7 +151,9 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         found = _blocks_only(tensors, known)
     if not found:
         findings = tuple(_causes([*diagnose.unknown(tensors, checkpoint.extras), *notes]))
-        return Reading(checkpoint, findings=findings, fates=made.spread({**dict.fromkeys(tensors, "unexplained"), **empty}))
+        return Reading(
+            checkpoint, findings=findings, fates=made.spread({**dict.fromkeys(tensors, "unexplained"), **empty})
+        )
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)

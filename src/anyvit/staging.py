@@ -22,11 +22,11 @@ from anyvit.dtypes import np_dtype
 from anyvit.lazy import Bytes, Lazy, Piece, cut, read_into
 from anyvit.torch_io import torch_dtype
 
-CHUNK = 8 << 20
-"""Bytes of one buffer: long enough that a copy takes longer than starting it, and some stay in the cache."""
+CHUNK = 16 << 20
+"""Bytes of one buffer: handing one over costs about as long as copying half of it, see docs/performance.md."""
 ROOMS = 16
 """Buffers of the ring."""
-READERS = 8
+READERS = 12
 """Threads that read."""
 
 
