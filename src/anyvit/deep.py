@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anyvit import evidence, evidence_layout, evidence_tables, resample
+from anyvit import evidence, evidence_layout, evidence_order, evidence_tables, resample
 from anyvit.conform import depth_of
 from anyvit.errors import AnyvitError
 from anyvit.evidence import Attention, Verdict
-from anyvit.evidence_layout import Deviation
 from anyvit.evidence_norms import Norms
+from anyvit.evidence_order import Deviation
 from anyvit.lazy import Lazy, split
 from anyvit.reading import Reading
 from anyvit.report import Finding
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FAR = 40.0
-"""Nats from which the weights' word on heads stands against a given value in a finding, and from which a layout of the
-whole file that is not the named one stops a load."""
+"""Nats from which a layout of the whole file that is not the named one stops a load."""
 
 BUDGET = 1 << 23
 """Weights that a load reads to ask them: all blocks of a ViT-S, three of larger ones."""
@@ -62,7 +61,7 @@ def settle(found: Reading, *, layout: bool = True, strict: bool = True) -> Readi
     if not layout:
         return _heads(found, blocks)
     odd: Sequence[Deviation] = ()
-    if evidence_layout.glance(blocks, spec.qk_norm):
+    if evidence_order.glance(blocks, bool(spec.qk_norm)):
         blocks, odd, facts = _layout(blocks)
         found = replace(found, spec=replace(found.spec, facts={**found.spec.facts, **facts}))
     found = _heads(found, blocks)
@@ -86,11 +85,22 @@ def ask(found: Reading) -> Reading:
     return replace(found, spec=spec, findings=findings)
 
 
-def odd_blocks(tensors: Mapping[str, Lazy]) -> tuple[Finding, ...]:
-    """What order and transposes of all blocks contradict the names; reads every attention weight."""
+def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
+    """Odd blocks among those that `settle` did not read; for whoever reads every byte anyway.
+
+    Arguments:
+        tensors: canonical name → tensor, as the file has them.
+        spec: the architecture.
+    """
     numbers = depth_of(tensors)
-    _, odd, _ = _layout(attentions(tensors, numbers))
-    return tuple(_said(odd, numbers, False))
+    seen = {numbers[n] for n in evidence.sample(len(numbers), spec.embed_dim, BUDGET)}
+    if len(seen) == len(numbers):
+        return ()
+    blocks = attentions(tensors, numbers)
+    if not any(evidence_order.glance([b], bool(spec.qk_norm)) for b in blocks):
+        return ()
+    new = {f"blocks.{n}" for n in numbers if n not in seen}
+    return tuple(_said([d for d in _layout(blocks)[1] if d.name in new], numbers, False))
 
 
 def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Attention]:
@@ -148,7 +158,7 @@ def _heads(found: Reading, blocks: Sequence[Attention]) -> Reading:
     )
     cause = f"num_heads {fact.value} is given by {fact.source}, but the weights show {verdict.value}: {verdict.text}"
     finding = Finding("differs", ("num_heads",), cause, f"heads={verdict.value}")
-    return replace(found, findings=(*found.findings, finding)) if verdict.nats > FAR else found
+    return replace(found, findings=(*found.findings, finding))
 
 
 def _with_fact(found: Reading, name: str, fact: Fact) -> Reading:
@@ -196,29 +206,29 @@ def _begins_at_zero(table: Lazy) -> bool:
 
 def _layout(blocks: Sequence[Attention]) -> tuple[list[Attention], list[Deviation], dict[str, Fact]]:
     """The blocks as they are to be read, what deviates from the names, and the facts."""
-    turned = evidence_layout.transposed(blocks)
+    turned = evidence_order.transposed(blocks)
     odd = list(turned.value or ())
-    straight, whole = _reread(blocks, odd)
+    straight = _reread(blocks, odd)
     others = [b for b in straight if b.name not in {d.name for d in odd}]
-    order = evidence_layout.order(others, num_heads=evidence.heads(straight).value)
+    order = evidence_order.order(others, num_heads=evidence.heads(straight).value)
     found = [d for d in order.value or () if d.name.startswith("all ") or d.name not in {o.name for o in odd}]
-    straight, more = _reread(straight, found)
+    straight = _reread(straight, found)
     if not odd and not found and order.value is None and turned.value is None:
         both = evidence_layout.joint_layout(blocks)
         if both.value is not None and both.value.turned and both.value.v != 2:
             what = f"order of q, k, v and out: {both.value}"
             found = [Deviation(f"all {len(blocks)} blocks", what, both.nats, both.value)]
-            straight, order = [evidence_layout.reread(b, both.value) for b in blocks], replace(both, value=tuple(found))
+            straight, order = [evidence_order.reread(b, both.value) for b in blocks], replace(both, value=tuple(found))
     return straight, [*odd, *found], {ORDER: _fact(order), TURNS: _fact(turned)}
 
 
-def _reread(blocks: Sequence[Attention], odd: Sequence[Deviation]) -> tuple[list[Attention], bool]:
+def _reread(blocks: Sequence[Attention], odd: Sequence[Deviation]) -> list[Attention]:
     """All blocks as a deviation of the whole file says, single ones as theirs."""
     out = list(blocks)
     for deviation in odd:
         whole = deviation.name.startswith("all ")
-        out = [evidence_layout.reread(b, deviation.reading) if whole or b.name == deviation.name else b for b in out]
-    return out, any(d.name.startswith("all ") for d in odd)
+        out = [evidence_order.reread(b, deviation.reading) if whole or b.name == deviation.name else b for b in out]
+    return out
 
 
 USUAL = {
@@ -262,18 +272,19 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
     parts = [_float(t) for t in (prefix, table) if t is not None]
     if any(p is None for p in parts):
         return [], {}
-    verdict = evidence_tables.positions(np.concatenate([p for p in parts if p is not None]))
-    believed = (spec.pos_prefix, *spec.grid)
+    whole, believed = np.concatenate([p for p in parts if p is not None]), (spec.pos_prefix, *spec.grid)
+    counts = {0, spec.num_cls, spec.num_cls + int(spec.dist_token), spec.num_prefix, believed[0]}
+    verdict = evidence_tables.positions(whole, [g for g in evidence_tables.grids(len(whole)) if g[0] in counts])
     if verdict.value is None:
         return [], {GRID: Fact(believed, "assumed", verdict.text)}
     told = Fact(verdict.value, "measured", f"the weights: {verdict.text}")
     if tuple(verdict.value) in (believed, (believed[0], believed[2], believed[1])):
         facts = {GRID: replace(told, value=believed)}
         for name, value in (("grid", spec.grid), ("pos_prefix", spec.pos_prefix)):
-            if name in spec.facts:
+            if name in spec.facts and "the weights:" not in spec.facts[name].source:
                 facts[name] = Fact(value, "measured", f"{spec.facts[name].source}; {told.source}")
         return [], facts
-    count, height, width = verdict.value
+    _, height, width = verdict.value
     cause = f"the position table is read as {believed[0]} + {spec.grid[0]} × {spec.grid[1]}, but {verdict.text}"
     return [Finding("differs", table.origin, cause, f"grid=({height}, {width})")], {GRID: told}
 

@@ -34,6 +34,16 @@ __all__ = ["Attention", "Verdict", "balance", "groups", "heads", "nothing", "sam
 MARGIN = 20.0
 """Nats by which a verdict must lead the next candidate; measured in docs/evidence.md."""
 
+HELD = 20.0
+"""Nats that a vector of norms must lose on average when the borders of heads are moved by half a head; real weights lose
+30 and more (counted up to CAP), random walks that pass as heads 11 to 18."""
+
+SAME = 0.8
+"""Mean correlation of the groups of different blocks from which they are one field; real stacks stay below 0.3."""
+
+FEW = 4
+"""Fewer heads than these need twice the margin: steps at thirds of the channels look much like three heads."""
+
 CAP = 40.0
 """Nats that one vector of norms can at most hold against a candidate, so that one damaged tensor decides nothing."""
 
@@ -174,9 +184,18 @@ def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) 
     for parts, label in (((0, 1), ""), ((1,), " (v and out alone)")):
         tally = _tally([vote[part] for vote in votes for part in parts])
         size = max(sizes, key=lambda s: tally[s])
+        if label and _otherwise(size, [vote[0] for vote in votes]):
+            break
         if _convincing(size, tally, squares, votes, parts):
             return _say(size, tally, votes, parts, label, rows, candidates)
     return nothing("no division into heads stands out", of=2 * len(votes), candidates=_by_heads(tally, rows))
+
+
+def _otherwise(size: int, votes: Sequence[dict[int, float]]) -> bool:
+    """Whether q and k clearly show heads of another size than v and out; rotary pairs are no heads."""
+    tally = _tally(votes)
+    best = max(tally, key=lambda s: tally[s])
+    return best >= SMALLEST and tally[best] - max(0.0, tally[size]) >= MARGIN
 
 
 def _votes(squares: tuple[np.ndarray, ...], sizes: Sequence[int]) -> tuple[dict[int, float], dict[int, float]]:
@@ -217,14 +236,38 @@ def _convincing(
 ) -> bool:
     """The lead suffices, v and out do not object, half of all votes agree, and the borders lie where heads begin."""
     alone = _tally([vote[1] for vote in votes])
-    if size < SMALLEST or 3 * size > len(squares[0][1]) or _lead(size, tally)[0] < MARGIN:
+    count = len(squares[0][1]) // size
+    if size < SMALLEST or count < 3 or _lead(size, tally)[0] < MARGIN * (2 if count < FEW else 1):
         return False
     if alone[size] < max(4.0, max(alone.values()) - 2) or 2 * _agreeing(size, votes, parts) < len(votes) * len(parts):
         return False
     pairs = [pair for s in squares if (pair := sums(s, size))]
     if any(ordered([pair[part] for pair in pairs], size) for part in parts):
         return False
-    return bordered([pair[part] for pair in pairs for part in parts], size) and not _halves(pairs, votes, parts, size)
+    if _shared_by_blocks([pair[1] for pair in pairs], size):
+        return False
+    vectors = [pair[part] for pair in pairs for part in parts]
+    return bordered(vectors, size) and held(vectors, size) >= HELD and not _halves(pairs, votes, parts, size)
+
+
+def _shared_by_blocks(vectors: Sequence[np.ndarray], size: int) -> bool:
+    """Whether all blocks show the same groups: heads of different blocks know nothing of each other, a field does."""
+    import numpy as np
+
+    means = np.array([x.reshape(-1, size).mean(1) for x in vectors if x.any()])
+    if len(means) < 4:
+        return False
+    means = means - means.mean(1, keepdims=True)
+    unit = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return float(np.square(unit.sum(0)).sum() - len(unit)) / (len(unit) * (len(unit) - 1)) > SAME
+
+
+def held(vectors: Sequence[np.ndarray], size: int) -> float:
+    """Nats that vectors lose on average, each at most CAP, when the borders move by half a head."""
+    import numpy as np
+
+    lost = [groups(x, [size])[size] - groups(np.roll(x, size // 2), [size])[size] for x in vectors if x.any()]
+    return sum(max(-CAP, min(CAP, nats)) for nats in lost) / max(1, len(lost))
 
 
 def _halves(pairs: Sequence[Any], votes: Sequence[Any], parts: Sequence[int], size: int) -> bool:
