@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import benchmarks
 from benchmarks import conversion, forward, growth, loading, machine, startup
-from benchmarks.process import ROOT
-from benchmarks.table import markdown, write
+from benchmarks.table import markdown, write, write_gpu
 
 JOBS = {
     "inspect": startup.measure,
@@ -22,22 +25,42 @@ JOBS = {
 
 
 def main() -> None:
-    """Measures, prints the table, and with --write puts it and the raw figures into docs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    """Measures, prints the tables, and with --out puts them and the raw figures into docs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=benchmarks.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], help=f"of {', '.join(JOBS)}; all by default")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "anyvit-benchmarks")
-    parser.add_argument("--write", action="store_true", help="write docs/performance.json and docs/performance.md")
+    parser.add_argument("--quick", action="store_true", help="one round")
+    parser.add_argument("--files", type=Path, help="where the files are kept between calls; by default nowhere")
+    parser.add_argument("--out", type=Path, help="a JSON file; the page is the .md beside it")
+    parser.add_argument("--gpu", type=Path, help="what benchmarks/gpu.py wrote; nothing is measured then")
     args = parser.parse_args()
-    about, found = machine.describe(), {}
-    for name in args.jobs or JOBS:
-        before = machine.load()
-        rows = JOBS[name](args.files, args.rounds)
+    if args.gpu:
+        write_gpu(json.loads(args.gpu.read_text()), args.out, args.out.with_suffix(".md"))
+        return
+    folder = args.files or Path(tempfile.mkdtemp(prefix="anyvit-benchmarks-"))
+    try:
+        found = measured(args.jobs or list(JOBS), folder, 1 if args.quick else args.rounds)
+    finally:
+        if args.files is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    if args.out:
+        write(args.out, args.out.with_suffix(".md"), machine.describe(), found)
+
+
+def measured(names: list[str], folder: Path, count: int) -> dict[str, Any]:
+    """Each job's rows, and how busy the machine was."""
+    found: dict[str, Any] = {}
+    for name in names:
+        before, start = machine.load(), time.monotonic()
+        rows = JOBS[name](folder, count)
         found[name] = {"load": [before, machine.load()], "rows": [asdict(row) for row in rows]}
-        print(markdown(found[name]["rows"]), flush=True)
-    print(json.dumps(about))
-    if args.write:
-        write(ROOT / "docs" / "performance.json", ROOT / "docs" / "performance.md", about, found)
+        print(f"{name}: {time.monotonic() - start:.0f} s\n\n{markdown(found[name]['rows'])}", flush=True)
+    print(json.dumps(machine.describe()))
+    return found
 
 
 if __name__ == "__main__":

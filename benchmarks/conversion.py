@@ -9,13 +9,31 @@ from benchmarks.files import make
 from benchmarks.process import Row, anyvit, python, rounds, rows, run
 
 CONVERT = """
-import sys, resource
+import sys
 from anyvit.api import convert, inspect
 inspect(sys.argv[1])
-idle, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, _t()
+idle, start = _peak(), _t()
 convert(*sys.argv[1:4], **json.loads(sys.argv[4]))
-print(json.dumps({"job": _t() - start, "idle": idle}))
+print(json.dumps({"job": _t() - start, "MB over idle": _peak() - idle}))
 """
+SHARDS = """
+import sys
+from unittest import mock
+from anyvit.api import convert, inspect
+from anyvit.containers import safetensors
+inspect(sys.argv[1])
+idle, fill, done = _peak(), safetensors._fill, []
+def few(file, tensors, *rest):
+    done.append(sum(t.nbytes for t in tensors.values()))
+    if len(done) <= 2:
+        fill(file, tensors, *rest)
+start = _t()
+with mock.patch.object(safetensors, "_fill", few):
+    convert(sys.argv[1], sys.argv[2], "hf-dinov3", shard_size=1_000_000_000, check="off")
+print(json.dumps({"job": _t() - start, "MB over idle": _peak() - idle, "shards planned": len(done),
+                  "GB planned": sum(done) / 1e9, "GB written": sum(done[:2]) / 1e9}))
+"""
+"""Of a 13 GB model all shards are planned, two are written."""
 NAIVE = """
 import sys, torch
 from safetensors.torch import load_file, save_file
@@ -41,10 +59,10 @@ print(json.dumps({"job": _t() - start}))
 
 
 def measure(folder: Path, count: int) -> list[Row]:
-    """ViT-L: byte ranges alone, and transposes."""
+    """ViT-L: byte ranges alone, and transposes; ViT-g; the plan of a 7B model in shards."""
     jobs = [
         ("convert ViT-L/14 timm → hf-dinov2", "l14.safetensors", "out.safetensors", "hf-dinov2", True),
-        ("convert ViT-L/14 timm .pth → hf-dinov2", "l14.pth", "out.safetensors", "hf-dinov2", True),
+        ("convert ViT-L/14 timm .pth → hf-dinov2", "l14.pth", "out.safetensors", "hf-dinov2", False),
         ("convert ViT-L/16 timm → google-npz", "l16.safetensors", "out.npz", "google-npz", False),
     ]
     out = []
@@ -63,7 +81,24 @@ def measure(folder: Path, count: int) -> list[Row]:
         _remove(result)
         # A process that only copies has no job apart from itself.
         out += rows(job, found, "shutil.copyfile")
-    return out
+    return [*out, *_large(folder, count)]
+
+
+def _large(folder: Path, count: int) -> list[Row]:
+    """Files that are mostly holes: reading them costs no disk, writing what was read does."""
+    source, result = make(folder, "g14.safetensors"), folder / "out.safetensors"
+    ways = {
+        "cp": lambda: run(["cp", "--sparse=never", str(source), str(result)]),
+        "anyvit.convert": python(CONVERT, source, result, "hf-dinov2", "{}"),
+    }
+    few = min(count, 3)
+    found = rows("convert ViT-g/14 (4.5 GB) timm → hf-dinov2", rounds(ways, few, lambda: _remove(result), 0), "cp")
+    _remove(result)
+    source, result = make(folder, "dinov3-7b-shards"), folder / "out"
+    ways = {"anyvit.convert": python(SHARDS, source, result)}
+    found += rows("convert DINOv3 7B bfloat16 → hf-dinov3", rounds(ways, few, lambda: _remove(result), 0), "")
+    _remove(result)
+    return found
 
 
 def _remove(path: Path) -> None:

@@ -30,6 +30,8 @@ class Size:
     scaled: bool = True
 
 
+SEVEN = Size(4096, 40, 8192, 16, 0, gated=True)
+"""DINOv3's ViT-7B/16. Source: huggingface.co/facebook/dinov3-vit7b16-pretrain-lvd1689m config.json."""
 SIZES = {
     "b16": Size(768, 12, 3072, 16, 197, scaled=False),
     "l16": Size(1024, 24, 4096, 16, 197, scaled=False),
@@ -53,6 +55,27 @@ def shapes(size: Size, depth: int | None = None) -> Shapes:
         "cls_token": (1, 1, d), "pos_embed": (1, size.rows, d),
         "patch_embed.proj.weight": (d, 3, size.patch, size.patch), "patch_embed.proj.bias": (d,),
         **{f"blocks.{i}.{name}": block[name] for i in range(depth or size.depth) for name in names},
+        "norm.weight": (d,), "norm.bias": (d,),
+    }  # fmt: skip
+
+
+def dinov3_shapes(size: Size = SEVEN) -> Shapes:
+    """Names and shapes of Meta's own DINOv3 files.
+
+    Source: github.com/facebookresearch/dinov3@6876159:dinov3/models/vision_transformer.py, dinov3/layers/ffn_layers.py
+    """
+    d, m = size.width, size.hidden
+    block: Shapes = {
+        "norm1.weight": (d,), "norm1.bias": (d,), "attn.qkv.weight": (3 * d, d), "attn.proj.weight": (d, d),
+        "attn.proj.bias": (d,), "ls1.gamma": (d,), "norm2.weight": (d,), "norm2.bias": (d,), "mlp.w1.weight": (m, d),
+        "mlp.w1.bias": (m,), "mlp.w2.weight": (m, d), "mlp.w2.bias": (m,), "mlp.w3.weight": (d, m),
+        "mlp.w3.bias": (d,), "ls2.gamma": (d,),
+    }  # fmt: skip
+    return {
+        "cls_token": (1, 1, d), "storage_tokens": (1, 4, d), "mask_token": (1, d),
+        "patch_embed.proj.weight": (d, 3, size.patch, size.patch), "patch_embed.proj.bias": (d,),
+        "rope_embed.periods": (d // 32 // 4,),
+        **{f"blocks.{i}.{name}": shape for i in range(size.depth) for name, shape in block.items()},
         "norm.weight": (d,), "norm.bias": (d,),
     }  # fmt: skip
 
@@ -139,18 +162,21 @@ def make(folder: Path, name: str) -> Path:
 
     Arguments:
         folder: where.
-        name: size and container, "l14.safetensors"; "g14.pth" and "g14-shards" hold no bytes.
+        name: size and container, "l14.safetensors"; those of "g14" and "dinov3-7b-shards" hold no bytes, only holes.
     """
     path = folder / name
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    size = SIZES[name[:3]]
-    if not name.startswith("g14"):
+    size = SIZES.get(name[:3], SEVEN)
+    if not name.startswith(("g14", "dinov3")):
         containers.save(filled(shapes(size)), path)
         return path
     with sparse():
-        if name.endswith("shards"):
+        if name.startswith("dinov3"):
+            path.mkdir()
+            safetensors.write_sharded(hollow(dinov3_shapes(), "bfloat16"), path, shard_size=5_000_000_000)
+        elif name.endswith("shards"):
             path.mkdir()
             safetensors.write_sharded(hollow(shapes(size)), path, shard_size=500_000_000)
         else:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.files import make
-from benchmarks.process import Row
+from benchmarks.process import ROOT, Row
 
 Call = Callable[[Any], Any]
 FLOPS = 35.1e9
@@ -36,7 +36,9 @@ def measure(folder: Path, count: int, batches: tuple[int, ...] = (1, 8)) -> list
                     if turn:
                         times[name].append(time.perf_counter() - start)
             errors = _errors(ways, pixels)
-        out += _rows(f"forward ViT-B/16, batch {batch}, float32 CPU", times, errors, batch, count)
+        out += _rows(
+            f"forward ViT-B/16, batch {batch}, CPU, {torch.get_num_threads()} threads", times, errors, batch, count
+        )
     return out
 
 
@@ -85,10 +87,19 @@ def _timm(path: Path) -> dict[str, Call]:
     return {"timm": module.forward_features, "timm, accelerate": fast.forward_features}
 
 
-def _timm_module(path: Path) -> Any:
-    import torchvision_shim
+def _shim() -> None:
+    """Makes a torchvision that does not fit torch importable, as timm and transformers want it."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        sys.path.insert(0, str(ROOT / "tests" / "support"))
+        import torchvision_shim
 
-    torchvision_shim.install()
+        torchvision_shim.install()
+
+
+def _timm_module(path: Path) -> Any:
+    _shim()
     import timm
 
     import anyvit
@@ -99,6 +110,7 @@ def _timm_module(path: Path) -> Any:
 
 
 def _transformers(path: Path) -> dict[str, Call]:
+    _shim()
     import transformers
 
     import anyvit

@@ -58,8 +58,8 @@ model.load_state_dict(state, assign=True)
     + END
 )
 TRANSFORMERS = (
-    """
-import sys
+    PEERS
+    + """
 start = _t()
 from transformers import Dinov2Model
 imported = _t()
@@ -122,18 +122,6 @@ timm.models.load_checkpoint(model, sys.argv[1])
 print(json.dumps({"job": _t() - start}))
 """
 )
-INTO_TORCH = (
-    PEERS
-    + """
-import timm, torch
-from safetensors.torch import load_file
-model = timm.create_model(sys.argv[2], num_classes=0).eval()
-start = _t()
-path = sys.argv[1]
-model.load_state_dict(load_file(path) if path.endswith("safetensors") else torch.load(path, mmap=True))
-print(json.dumps({"job": _t() - start}))
-"""
-)
 BUILD = (
     PEERS
     + """
@@ -155,19 +143,18 @@ def measure(folder: Path, count: int) -> list[Row]:
         ways = {
             "anyvit.load": python(OURS, path, "{}"),
             "anyvit.load, check off": python(OURS, path, '{"check": "off"}'),
-            "timm create_model(checkpoint_path)": python(TIMM, path, NAME),
-            "timm on meta, assign": python(TIMM_META, path, NAME),
             "bare torch, assign": python(BARE, path),
         }
-        if suffix == "safetensors":
+        if suffix == "pth":
+            ways["timm create_model(checkpoint_path)"] = python(TIMM, path, NAME)
+        else:
+            ways["timm on meta, assign"] = python(TIMM_META, path, NAME)
             ways["transformers from_pretrained"] = python(TRANSFORMERS, _hugging_face(folder, path))
         out += rows(f"load ViT-L/14 .{suffix}", rounds(ways, count), "anyvit.load")
     path = make(folder, "l14.safetensors")
     ways = {
         "anyvit.load_into": python(INTO, path, NAME, "{}"),
-        "anyvit.load_into, check off": python(INTO, path, NAME, '{"check": "off"}'),
         "timm load_checkpoint": python(INTO_TIMM, path, NAME),
-        "load_file, load_state_dict": python(INTO_TORCH, path, NAME),
         "anyvit.build": python(BUILD, path, NAME),
     }
     return out + rows("load_into a live timm ViT-L/14", rounds(ways, count), "anyvit.load_into")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,22 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-CLOCK = "import time, json; _t = time.perf_counter\n"
-"""What a script of `python` may use: `_t()` is a clock; the last line that it prints may be a JSON object of seconds."""
+PEAK = """
+import atexit, os
+def _peak():
+    with open("/proc/self/status") as status:
+        return next((int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM")), 0.0)
+def _tell():
+    with open(os.environ["ANYVIT_PEAK"], "w") as file:
+        file.write(str(_peak()))
+if os.path.exists("/proc/self/status"):
+    atexit.register(_tell)
+"""
+"""Leaves a process's own peak behind; the one that the system gives to its parent is at least the parent's size."""
+CLOCK = PEAK + "import time, json; _t = time.perf_counter\n"
+"""What a script of `python` may use: `_t()` is a clock, `_peak()` the largest resident size so far in megabytes; the
+last line that it prints may be a JSON object of figures."""
+COMMAND = PEAK + "import sys\nfrom anyvit.cli import main\nsys.exit(main())"
 
 
 @dataclass(frozen=True)
@@ -24,13 +39,13 @@ class Sample:
     Arguments:
         wall: seconds from start to exit.
         cpu: seconds of processor time, user and system.
-        peak: largest resident size in megabytes (10⁶ bytes).
+        peak: largest resident size in megabytes (10⁶ bytes); None of commands that are not ours to ask.
         inside: what the process measured itself, by name.
     """
 
     wall: float
     cpu: float
-    peak: float
+    peak: float | None
     inside: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -44,7 +59,10 @@ def run(command: Sequence[str]) -> Sample:
         RuntimeError: it fails; with the end of what it printed.
     """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests" / "support")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), str(ROOT / "tests" / "support")])
+    left = Path(tempfile.gettempdir()) / f"anyvit-peak-{os.getpid()}"
+    environment["ANYVIT_PEAK"] = str(left)
+    left.unlink(missing_ok=True)
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child:
         assert child.stdout is not None
@@ -56,7 +74,9 @@ def run(command: Sequence[str]) -> Sample:
         raise RuntimeError(f"{' '.join(command)[:200]}\n{text[-2000:]}")
     last = text.strip().rpartition("\n")[2]
     inside = json.loads(last) if last.startswith("{") else {}
-    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6, inside)
+    peak = float(left.read_text()) if left.exists() else None
+    left.unlink(missing_ok=True)
+    return Sample(wall, usage.ru_utime + usage.ru_stime, peak, inside)
 
 
 def python(script: str, *arguments: object) -> Way:
@@ -67,23 +87,26 @@ def python(script: str, *arguments: object) -> Way:
 
 def anyvit(*words: object) -> Way:
     """A way that runs the command line."""
-    command = [sys.executable, "-m", "anyvit", *map(str, words)]
+    command = [sys.executable, "-c", COMMAND, *map(str, words)]
     return lambda: run(command)
 
 
-def rounds(ways: Mapping[str, Way], count: int, before: Callable[[], None] = lambda: None) -> dict[str, list[Sample]]:
+def rounds(
+    ways: Mapping[str, Way], count: int, before: Callable[[], None] = lambda: None, warm: int = 1
+) -> dict[str, list[Sample]]:
     """Every way once in every round; one round more comes first and is not counted (page cache, compiled modules).
 
     Arguments:
         ways: name → way.
         count: rounds that are counted.
         before: called before each run.
+        warm: rounds that come first.
 
     Returns:
         Name → samples; a way that fails is left out, and said on stderr.
     """
     found: dict[str, list[Sample]] = {name: [] for name in ways}
-    for number in range(count + 1):
+    for number in range(count + warm):
         for name, way in ways.items():
             if name not in found:
                 continue
@@ -94,7 +117,7 @@ def rounds(ways: Mapping[str, Way], count: int, before: Callable[[], None] = lam
                 print(f"{name} is left out: {error}", file=sys.stderr)
                 del found[name]
                 continue
-            if number:
+            if number >= warm:
                 found[name].append(sample)
     return found
 
@@ -138,4 +161,5 @@ def rows(job: str, found: Mapping[str, Sequence[Sample]], reference: str) -> lis
 
 
 def _flat(sample: Sample) -> dict[str, float]:
-    return {"wall": sample.wall, "cpu": sample.cpu, "peak": sample.peak, **sample.inside}
+    peak = {} if sample.peak is None else {"peak": sample.peak}
+    return {"wall": sample.wall, "cpu": sample.cpu, **peak, **sample.inside}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+BEGIN_GPU, END_GPU = "<!-- figures of a GPU -->", "<!-- end of figures of a GPU -->"
 HEAD = ("job", "way", "job, s", "ratio", "process, s", "CPU, s", "peak, MB", "also")
 FIXED = ("job", "ready", "wall", "cpu", "peak")
 
@@ -53,7 +54,7 @@ def write(raw: Path, page: Path, about: Mapping[str, Any], found: Mapping[str, A
     """
     known = json.loads(raw.read_text()) if raw.exists() else {"jobs": {}}
     jobs = {**known["jobs"], **{name: {**job, "machine": dict(about)} for name, job in found.items()}}
-    raw.write_text(json.dumps({"jobs": jobs}, indent=1, ensure_ascii=False) + "\n")
+    raw.write_text(json.dumps({**known, "jobs": jobs}, indent=1, ensure_ascii=False) + "\n")
     parts = []
     for job in jobs.values():
         where = job["machine"]
@@ -63,6 +64,19 @@ def write(raw: Path, page: Path, about: Mapping[str, Any], found: Mapping[str, A
             f"{job['load'][0]} before, {job['load'][1]} after, {job['rows'][0]['rounds']} rounds.\n\n"
             + markdown(job["rows"])
         )
+    _insert(page, BEGIN, END, "\n".join(parts))
+
+
+def write_gpu(found: Mapping[str, Any], raw: Path, page: Path) -> None:
+    """Puts what `gpu.py` found into the JSON file and its own part of the page."""
+    from benchmarks import gpu
+
+    known = json.loads(raw.read_text()) if raw.exists() else {"jobs": {}}
+    raw.write_text(json.dumps({**known, "gpu": found}, indent=1, ensure_ascii=False) + "\n")
+    _insert(page, BEGIN_GPU, END_GPU, gpu.markdown(dict(found)))
+
+
+def _insert(page: Path, begin: str, end: str, figures: str) -> None:
     text = page.read_text()
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    page.write_text(text[:start] + "\n\n" + "\n".join(parts) + "\n" + text[end:])
+    first, last = text.index(begin) + len(begin), text.index(end)
+    page.write_text(text[:first] + "\n\n" + figures + "\n" + text[last:])

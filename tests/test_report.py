@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from typing import Any
@@ -50,7 +51,7 @@ def test_ranges_hold_every_number_once(numbers: set[int]) -> None:
     text = ranges(sorted(numbers))
     spans = [tuple(map(int, (part.split("..") * 2)[:2])) for part in text.split(",") if part]
     assert sorted(n for a, b in spans for n in range(a, b + 1)) == sorted(numbers)
-    assert all(b < c - 1 for (_, b), (c, _) in zip(spans, spans[1:], strict=False))
+    assert all(b < c - 1 for (_, b), (c, _) in itertools.pairwise(spans))
 
 
 @given(st.lists(st.sampled_from([f"{top}.{i}.{leaf}" for top in "ab" for i in range(4) for leaf in "xy"]), unique=True))

@@ -35,6 +35,15 @@ class Bytes(Protocol):
         ...
 
 
+def read_into(source: Bytes, offset: int, room: memoryview) -> None:
+    """Fills `room` with the bytes of a source from `offset`, without a copy between where the source can do that."""
+    direct = getattr(source, "read_into", None)
+    if direct is not None:
+        direct(offset, room)
+    else:
+        room[:] = source.read(offset, len(room))
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A contiguous run of bytes of one source."""
@@ -101,12 +110,12 @@ def from_pieces(shape: Sequence[int], dtype: str, pieces: Sequence[Piece], origi
     def load() -> np.ndarray:
         import numpy as np
 
-        if len(ranges) == 1 and (view := ranges[0].source.view(ranges[0].offset, ranges[0].size)) is not None:
-            return np.frombuffer(view, np_dtype(dtype)).reshape(shape)
-        data = bytearray()
+        # Not mapped: pages of a mapped file would stay in memory after the array is gone.
+        data, at = np.empty(sum(piece.size for piece in ranges), np.uint8), 0
         for piece in ranges:
-            data += piece.source.read(piece.offset, piece.size)
-        return np.frombuffer(data, np_dtype(dtype)).reshape(shape)
+            read_into(piece.source, piece.offset, data.data[at : at + piece.size])
+            at += piece.size
+        return data.view(np_dtype(dtype)).reshape(shape)
 
     return Lazy(shape, dtype, load, tuple(dict.fromkeys(origin)), ranges)
 

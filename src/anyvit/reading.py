@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isqrt, prod
@@ -52,6 +52,29 @@ class Ask:
     values: bool = False
 
 
+class Constructors(Mapping[str, str]):
+    """`configs.constructors` of a Spec, made when somebody looks: a load does not."""
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, Lazy]) -> None:
+        self._of = spec, tensors
+
+    @cached_property
+    def _made(self) -> Mapping[str, str]:
+        return configs.constructors(*self._of)
+
+    def __getitem__(self, name: str) -> str:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (dict(self),)
+
+
 @dataclass(frozen=True)
 class Reading:
     """A checkpoint understood.
@@ -92,7 +115,7 @@ class Reading:
             checkpoint.container,
             checkpoint.path,
             coverage(self.tensors, self.tensors),
-            configs.constructors(self.spec, self.tensors) if self.spec and self.spec.embed_dim else {},
+            Constructors(self.spec, self.tensors) if self.spec and self.spec.embed_dim else {},
             tuple(m.prefix for m in self.others),
             (len(checkpoint.tensors), size),
         )
@@ -121,6 +144,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if hollow := diagnose.placeholders(tensors):
         return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
     tensors, notes = noted.filled(tensors, notes)
+    empty = {name: "ignored" for name in made.tensors if name not in tensors}
     known = _dialects(ask.dialect)
     found = matches(tensors, known)
     if not found:
@@ -131,7 +155,9 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         )
     if not found:
         findings = noted.unknown(tensors, checkpoint, notes)
-        return Reading(checkpoint, findings=findings, fates=made.spread(dict.fromkeys(tensors, "unexplained")))
+        return Reading(
+            checkpoint, findings=findings, fates=made.spread({**dict.fromkeys(tensors, "unexplained"), **empty})
+        )
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
@@ -160,7 +186,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if made.sources:
         cause = "weights stored with a spectral norm were multiplied out"
         findings.append(Finding("folded", fold(made.sources), cause))
-    fates = made.spread({**_fates(tensors, match, run), **{n: "ignored" for n in made.tensors if n not in tensors}})
+    fates = made.spread({**_fates(tensors, match, run), **empty})
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 

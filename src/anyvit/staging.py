@@ -18,16 +18,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from anyvit.containers.files import LocalFile
 from anyvit.dtypes import np_dtype
-from anyvit.lazy import Bytes, Lazy, Piece, cut
+from anyvit.lazy import Bytes, Lazy, Piece, cut, read_into
 from anyvit.torch_io import torch_dtype
 
-CHUNK = 8 << 20
-"""Bytes of one buffer: long enough that a copy takes longer than starting it, and some stay in the cache."""
+CHUNK = 16 << 20
+"""Bytes of one buffer: handing one over costs about as long as copying half of it, see docs/performance.md."""
 ROOMS = 16
 """Buffers of the ring."""
-READERS = 8
+READERS = 12
 """Threads that read."""
 
 
@@ -150,11 +149,7 @@ class _Range:
     size: int
 
     def read(self, room: memoryview) -> None:
-        part = room[self.place : self.place + self.size]
-        if isinstance(self.source, LocalFile):
-            self.source.read_into(self.offset, part)
-        else:
-            part[:] = self.source.read(self.offset, self.size)
+        read_into(self.source, self.offset, room[self.place : self.place + self.size])
 
 
 def plan(tensors: Mapping[str, Lazy], size: int) -> Iterator[Load]:

@@ -51,6 +51,11 @@ class Window(LocalFile):
         self._check(offset, size)
         return self._file.read(self._start + offset, size)
 
+    def read_into(self, offset: int, room: memoryview) -> None:
+        """Fills `room` with the bytes from `offset` of the range."""
+        self._check(offset, len(room))
+        self._file.read_into(self._start + offset, room)
+
     def view(self, offset: int, size: int) -> memoryview | None:
         """The same bytes mapped."""
         self._check(offset, size)

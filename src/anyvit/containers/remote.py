@@ -62,6 +62,11 @@ class Address:
         return Address(self.url.rpartition("/")[0] + (f"?{self.query}" if self.query else ""), self._system)
 
     @property
+    def parents(self) -> Sequence[Address]:
+        """None that a link could lead to."""
+        return ()
+
+    @property
     def system(self) -> Any:
         """The file system of fsspec.
 

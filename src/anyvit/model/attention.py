@@ -132,13 +132,17 @@ class DifferentialAttention(Attention):
     """
 
     EPS = 1e-5
-    plain = False
     lambda_a: Tensor
     lambda_b: Tensor
     lambda_q1: Tensor
     lambda_k1: Tensor
     lambda_q2: Tensor
     lambda_k2: Tensor
+
+    @property
+    def plain(self) -> bool:
+        """False: it is two softmax maps."""
+        return False
 
     def __init__(self, spec: Spec, number: int) -> None:
         super().__init__(spec)
