@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from anyvit.lazy import Lazy
 from anyvit.rules import Run
 
 POOL = "the attention pool is not used: the classifier takes the mean of the tokens"
 """Source: transformers models/siglip/modeling_siglip.py, SiglipForImageClassification.forward."""
-
-EMPTY = "holds no element: there are no registers"
 
 
 def set_aside(run: Run, dialect: str) -> Run:
@@ -22,6 +18,7 @@ def set_aside(run: Run, dialect: str) -> Run:
         dialect: the dialect's name.
 
     Example:
+        >>> from anyvit.lazy import Lazy
         >>> weight = Lazy((2, 3), "float32", bytes, ("a",))
         >>> run = Run({"head.weight": weight}, {}, {}, {}, (), (), {}, {})
         >>> list(set_aside(run, "hf-siglip").tensors)
@@ -37,14 +34,3 @@ def set_aside(run: Run, dialect: str) -> Run:
         used={name: rule for name, rule in run.used.items() if name not in sources},
         ignored={**run.ignored, **{name: why for name, why in sources.items() if name in run.used}},
     )
-
-
-def without_empty(tensors: Mapping[str, Lazy], registers: Mapping[str, str]) -> tuple[dict[str, Lazy], dict[str, str]]:
-    """Tensors without register tables of no rows, and those that were left out with the reason.
-
-    Arguments:
-        tensors: source name → tensor.
-        registers: source name → canonical name.
-    """
-    empty = {n: EMPTY for n, t in tensors.items() if 0 in t.shape and registers.get(n) == "embed.reg"}
-    return {n: t for n, t in tensors.items() if n not in empty}, empty

@@ -309,10 +309,8 @@ def _translate(
     sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
     if "c" in match.dialect.sizes and "in_chans" in facts:  # linear patches: the channels are not an axis of their own
         sizes["c"] = facts["in_chans"].value
-    targets = {name: hit.item.ours or "" for name, hit in match.hits.items()}
-    mine, empty = idle.without_empty({n: tensors[n] for n in match.hits}, targets)
+    mine = {n: tensors[n] for n in match.hits}
     run = read(mine, match.dialect, match.prefix, sizes, match.hits)
-    run = replace(run, ignored={**run.ignored, **empty})
     mixed = next((fault for fault in run.faults if fault.rule.ours == "embed.[cls|reg]"), None)
     if mixed is not None and "t" not in sizes:
         sizes = {**sizes, "t": min(CLASS_TOKENS, tensors[mixed.names[0]].shape[-2])}

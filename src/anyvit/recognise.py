@@ -20,7 +20,7 @@ torch/distributed/algorithms/_checkpoint/checkpoint_wrapper.py, lightning/fabric
 """
 
 OPTIMIZER = re.compile(
-    r"(^|[./])(optimizer\w*|optim\w*|opt_state|opt(?![./]target)|exp_avg(_sq)?|momentum_buffer|mu|nu|trace)([./]|$)"
+    r"(^|[./])(optim\w*(?![./]target)|opt_state|opt(?![./]target)|exp_avg(_sq)?|momentum_buffer|mu|nu|trace)([./]|$)"
 )
 """Prefixes of an optimizer's state, whose tensors may bear exactly the model's names (Adam's moments in JAX)."""
 

@@ -217,6 +217,46 @@ def test_the_summary_of_radio_around_dinov2_is_one_token() -> None:
         assert given.facts["summary"].value == summary
 
 
+def test_flax_of_old_keeps_its_weights_as_the_target_of_an_optimizer() -> None:
+    from anyvit.recognise import OPTIMIZER
+
+    assert not OPTIMIZER.search("optimizer.target.") and not OPTIMIZER.search("opt/target/")
+    assert OPTIMIZER.search("optimizer.state.") and OPTIMIZER.search("optim.exp_avg.") and OPTIMIZER.search("opt/0/1/")
+
+
+def flax(state: State) -> State:
+    """A big_vision tower without positions, pooled by the mean, 2 heads."""
+    t, e = "Transformer/", "Transformer/encoderblock_{}/"
+    out = {"embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0), "embedding/bias": random(WIDTH),
+           t + "encoder_norm/scale": random(WIDTH), t + "encoder_norm/bias": random(WIDTH),
+           "head/kernel": random(WIDTH, 6), "head/bias": random(6)}  # fmt: skip
+    for i in range(DEPTH):
+        at = e.format(i) + "MultiHeadDotProductAttention_0/"
+        for part in ("query", "key", "value"):
+            out |= {f"{at}{part}/kernel": random(WIDTH, 2, WIDTH // 2), f"{at}{part}/bias": random(2, WIDTH // 2)}
+        out |= {at + "out/kernel": random(2, WIDTH // 2, WIDTH), at + "out/bias": random(WIDTH)}
+        out |= {f"{e.format(i)}LayerNorm_{n}/{p}": random(WIDTH) for n in (0, 1) for p in ("scale", "bias")}
+        for n, (rows, columns) in enumerate(((WIDTH, MLP), (MLP, WIDTH))):
+            dense = f"{e.format(i)}MlpBlock_0/Dense_{n}/"
+            out |= {dense + "kernel": random(rows, columns), dense + "bias": random(columns)}
+    return out
+
+
+@pytest.mark.parametrize(
+    ("prefix", "dialect"), [("", "big_vision"), ("params/", "big_vision"), ("params/img/", "two_towers")]
+)
+@torch.no_grad()
+def test_the_head_of_one_of_two_towers_is_a_projection(tmp_path: Path, prefix: str, dialect: str) -> None:
+    state = flax(toy())
+    np.savez(tmp_path / "x.npz", **under(prefix, state))
+    vit = load(tmp_path / "x.npz")
+    out = vit(torch.randn(1, 3, 32, 32))
+    assert vit.spec.dialect == dialect and vit.spec.pos_embed == "sincos_unstored"
+    expected = out.pooled @ torch.from_numpy(state["head/kernel"]) + torch.from_numpy(state["head/bias"])
+    found, other = (out.embedding, out.logits) if dialect == "two_towers" else (out.logits, out.embedding)
+    assert other is None and found is not None and torch.allclose(found, expected, atol=1e-5)
+
+
 def croco(state: State) -> State:
     named = renamed({n: v for n, v in state.items() if n != "pos_embed"}, "blocks.", "enc_blocks.")
     return {("enc_" + n if n.startswith("norm.") else n): v for n, v in named.items()}

@@ -310,8 +310,8 @@ def test_only_the_patches_of_the_features_are_whitened() -> None:
 
 
 @torch.no_grad()
-def test_the_mean_is_taken_of_the_tokens_as_the_features_show_them() -> None:
-    out = randomise(build("plain", pool="avg", tokens_normed=False))(picture(64, 64))
+def test_the_mean_may_be_taken_of_tokens_before_the_norm() -> None:
+    out = randomise(build("plain", pool="avg", pool_normed=False))(picture(64, 64))
     assert torch.allclose(out.pooled, out.prenorm[:, 1:].mean(1), atol=1e-6)
 
 
