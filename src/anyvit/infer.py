@@ -325,7 +325,7 @@ def _rotates(tensors: Mapping[str, Lazy], clues: Clues) -> bool:
 
 def _grid(rows: int, clues: Clues) -> Fact | None:
     given = clues.given.get("grid")
-    if given is not None and given.value[0] * given.value[1] == rows:
+    if given is not None and given.value and given.value[0] * given.value[1] == rows:
         return Fact(tuple(given.value), given.how, given.source)
     if len(h := clues.sizes.get("gh", ())) == 1 and len(w := clues.sizes.get("gw", ())) == 1:
         return _measured((next(iter(h)), next(iter(w))), "the position table keeps its two axes")
