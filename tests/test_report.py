@@ -90,7 +90,7 @@ def test_the_error_says_causes_then_a_count() -> None:
 @pytest.mark.parametrize(
     ("kinds", "matched", "kind"),
     [
-        (("missing",), True, Incomplete), (("missing",), False, NotAViT), (("not a ViT", "missing"), True, NotAViT),
+        (("missing",), True, Incomplete), (("missing",), False, Incomplete), (("shape",), False, NotAViT), (("not a ViT", "missing"), True, NotAViT),
         (("ambiguous",), True, Ambiguous), (("ambiguous", "missing"), True, Incomplete),
     ],
 )  # fmt: skip
