@@ -231,12 +231,12 @@ def test_labels_without_a_class_are_refused_before_the_first_step() -> None:
 
 
 def test_a_loss_of_the_callers_needs_no_head() -> None:
-    goal = torch.randn(10, 12)
+    goal = torch.randn(10, 12, generator=torch.Generator().manual_seed(0))
     result = anyvit.finetune(
         load(),
         (X, goal),
         loss=lambda features, y: (features.cls - y).pow(2).mean(),
-        **{**FAST, "steps": 20, "lr": 1e-2, "batch_size": 10},
+        **{**FAST, "steps": 40, "lr": 1e-2, "batch_size": 10},
     )
     assert result.vit.head is None and result.losses[-1] < 0.7 * result.losses[0]
 

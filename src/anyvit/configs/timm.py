@@ -256,13 +256,6 @@ def _other(wanted: Mapping[str, Any], usual: Mapping[str, Any], plain: Mapping[s
     other.update(
         {key: plain[key] for key in plain.keys() - wanted.keys() - {*CALLABLES, *HARMLESS} if usual[key] != plain[key]}
     )
-    if (
-        other.get("ref_feat_shape", 0) is None
-        and usual["rope_grid_offset"]
-        and wanted.get("img_size")
-        and pair(usual["ref_feat_shape"]) == grid(wanted)
-    ):
-        del other["ref_feat_shape"]
     if "mlp_ratio" in other and int(wanted["embed_dim"] * usual["mlp_ratio"]) == int(
         wanted["embed_dim"] * other["mlp_ratio"]
     ):
