@@ -161,7 +161,12 @@ def test_the_tower_is_found_whatever_stands_around_it(name: str, on_disk: bool, 
         torch.save(content, source)
     report = api.inspect(source)
     assert report.ok and report.match is not None and not report.weight_sets, report
-    assert report.match.dialect.name in ("timm", "dino", "dinov2", "deit")  # one spelling; what else the file holds tells whose
+    assert report.match.dialect.name in (
+        "timm",
+        "dino",
+        "dinov2",
+        "deit",
+    )  # one spelling; what else the file holds tells whose
     vit = api.load(source)
     assert holds(vit, WANTED) and not holds(vit, OTHER)
     assert vit.report is not None and vit.report.match is not None

@@ -34,7 +34,9 @@ def kind(value: Any) -> str:
     return {int: "scalar", float: "scalar", str: "string", dict: "Dict"}.get(type(value), "None")
 
 
-def write(folder: Path, tree: dict[tuple[str, ...], Any], *, ocdbt: bool = True, zarr3: bool = False) -> Path:
+def write(
+    folder: Path, tree: dict[tuple[str, ...], Any], *, ocdbt: bool = True, zarr3: bool = False, whole: bool = True
+) -> Path:
     ts = pytest.importorskip("tensorstore", reason="Orbax folders are read by tensorstore")
     folder.mkdir(parents=True)
     listed, texts = {}, {}
@@ -50,8 +52,9 @@ def write(folder: Path, tree: dict[tuple[str, ...], Any], *, ocdbt: bool = True,
         store = {"driver": "ocdbt", "base": file} if ocdbt else file
         store["path"] = f"{'' if ocdbt else f'{folder}/'}{'.'.join(keys)}/"
         spec = {"driver": "zarr3" if zarr3 else "zarr", "kvstore": store, "create": True, "dtype": array.dtype.name}
+        spec["store_data_equal_to_fill_value"] = whole
         ts.open(spec, shape=array.shape).result().write(array).result()
-    metadata = {"tree_metadata": listed, "use_ocdbt": ocdbt, "use_zarr3": zarr3}
+    metadata = {"tree_metadata": listed, "use_ocdbt": ocdbt, "use_zarr3": zarr3, orbax.WHOLE: whole}
     (folder / "_METADATA").write_text(json.dumps(metadata))
     (folder / "_strings.json").write_text(json.dumps(texts))
     return folder
@@ -85,9 +88,9 @@ def test_without_tensorstore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_damaged_folders(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", TREE)
-    data = next(path for path in (folder / "d").iterdir())
     shutil.copytree(folder, tmp_path / "b")
-    (tmp_path / "b" / "d" / data.name).unlink()
+    for data in (tmp_path / "b" / "d").iterdir():
+        data.unlink()
     with pytest.raises(FileError, match="cannot be read"):
         for lazy in orbax.read(tmp_path / "b").tensors.values():
             lazy.read()
@@ -98,6 +101,18 @@ def test_damaged_folders(tmp_path: Path) -> None:
     (folder / "_METADATA").unlink()
     with pytest.raises(FileError, match="without _METADATA"):
         orbax.read(folder)
+
+
+@pytest.mark.parametrize("zarr3", [False, True])
+def test_a_missing_chunk_is_damage_unless_zeros_are_left_out(zarr3: bool, tmp_path: Path) -> None:
+    tree = {("full",): np.ones((2, 3), "float32"), ("zero",): np.zeros((2, 3), "float32")}
+    for whole in (True, False):
+        folder = write(tmp_path / str(whole), tree, ocdbt=False, zarr3=zarr3, whole=whole)
+        assert not orbax.read(folder).tensors["zero"].read().any()
+    chunk = next(path for path in (tmp_path / "True" / "full").rglob("*") if path.name in ("0.0", "0"))
+    (chunk if chunk.is_file() else chunk / "0").unlink()
+    with pytest.raises(FileError, match="cannot be read"):
+        orbax.read(tmp_path / "True").tensors["full"].read()
 
 
 def test_arrays_elsewhere_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from anyvit.configs import preprocess
 from anyvit.configs.rows import Given, brief, read_rows, settle, to_int, to_size, write_rows
 from anyvit.configs.timm_args import CALLABLES, norm_word, registered, table
-from anyvit.configs.timm_eva_args import ROPE_KEYS, grid
+from anyvit.configs.timm_eva_args import ROPE_KEYS
 from anyvit.configs.timm_forms import FFN_ROW, FORMS, READERS, Form
 from anyvit.spec import Fact, Spec, pair
 

@@ -58,9 +58,15 @@ def read(folder: str | Path) -> Checkpoint:
     if not isinstance(metadata, dict) or not isinstance(tree, dict):
         raise FileError(f"{home / METADATA} holds no tree", usual="a version of Orbax that is not known here")
     leaves = dict(_leaf(home, entry) for entry in tree.values())
-    stores = _Stores(home, bool(metadata.get("use_ocdbt")), bool(metadata.get("use_zarr3")))
+    stores = _Stores(home, *(bool(metadata.get(key)) for key in ("use_ocdbt", "use_zarr3", WHOLE)))
     return _checkpoint(folder, leaves, stores)
 
+
+WHOLE = "store_array_data_equal_to_fill_value"
+"""The mark of a folder in which zeros are stored too, so that a missing chunk is damage; older ones leave zeros out.
+
+Source: google/orbax checkpoint/orbax/checkpoint/_src/serialization/tensorstore_utils.py
+"""
 
 PLAIN: Mapping[str, Any] = {"None": None, "Dict": {}, "List": [], "NamedTuple": [], "Tuple": []}
 """Kinds of leaves that are not stored: nothing, and empty containers."""
@@ -80,7 +86,7 @@ def _leaf(home: Path, entry: Any) -> tuple[Keys, str]:
 class _Stores:
     """How the arrays of a folder are opened."""
 
-    def __init__(self, home: Path, ocdbt: bool, zarr3: bool) -> None:
+    def __init__(self, home: Path, ocdbt: bool, zarr3: bool, whole: bool) -> None:
         try:
             import tensorstore  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -88,7 +94,7 @@ class _Stores:
                 f"tensorstore is needed to read {home}, a folder of Orbax",
                 remedy='pip install "anyvit[orbax]"; or, where JAX is: restore it with Orbax, then numpy.savez',
             ) from error
-        self.ts, self.home, self.ocdbt, self.zarr3 = tensorstore, home, ocdbt, zarr3
+        self.ts, self.home, self.ocdbt, self.zarr3, self.whole = tensorstore, home, ocdbt, zarr3, whole
 
     def opened(self, paths: list[Keys]) -> dict[Keys, Any]:
         """The arrays of some leaves, their headers read."""
@@ -108,7 +114,9 @@ class _Stores:
             store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
         else:
             store = {"driver": "file", "path": f"{inside(self.home, name, str(self.home / METADATA)).resolve()}/"}
-        return {"driver": "zarr3" if self.zarr3 else "zarr", "kvstore": store}
+        return {
+            "driver": "zarr3" if self.zarr3 else "zarr", "kvstore": store, "fill_missing_data_reads": not self.whole
+        }  # fmt: skip
 
     def wait(self, future: Any, keys: Keys) -> Any:
         """The result of something that tensorstore does."""
