@@ -29,7 +29,7 @@ def few(file, tensors, *rest):
         fill(file, tensors, *rest)
 start = _t()
 with mock.patch.object(safetensors, "_fill", few):
-    convert(sys.argv[1], sys.argv[2], "hf-dinov3", shard_size=1_000_000_000, check="off")
+    convert(sys.argv[1], sys.argv[2], "hf-dinov3-gated", shard_size=1_000_000_000, check="off")
 print(json.dumps({"job": _t() - start, "MB over idle": _peak() - idle, "shards planned": len(done),
                   "GB planned": sum(done) / 1e9, "GB written": sum(done[:2]) / 1e9}))
 """
@@ -96,7 +96,7 @@ def _large(folder: Path, count: int) -> list[Row]:
     _remove(result)
     source, result = make(folder, "dinov3-7b-shards"), folder / "out"
     ways = {"anyvit.convert": python(SHARDS, source, result)}
-    found += rows("convert DINOv3 7B bfloat16 → hf-dinov3", rounds(ways, few, lambda: _remove(result), 0), "")
+    found += rows("convert DINOv3 7B bfloat16 → hf-dinov3-gated", rounds(ways, few, lambda: _remove(result), 0), "")
     _remove(result)
     return found
 

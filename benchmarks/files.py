@@ -11,7 +11,7 @@ from unittest import mock
 
 from anyvit import containers
 from anyvit.containers import npz, safetensors, torch_write
-from anyvit.lazy import Lazy, Piece, from_pieces
+from anyvit.lazy import Lazy, Piece, from_array, from_pieces
 
 NOTHING = bytes(4 << 20)
 Shapes = dict[str, tuple[int, ...]]
@@ -157,6 +157,15 @@ def sparse() -> Iterator[None]:
         yield
 
 
+def _periods(count: int) -> Lazy:
+    """The periods of DINOv3's rotary embedding, which a conversion reads to see that they follow from their base."""
+    import ml_dtypes
+    import numpy as np
+
+    values = (100 ** (np.arange(count) / count)).astype(ml_dtypes.bfloat16)
+    return from_array(values, "rope_embed.periods")
+
+
 def make(folder: Path, name: str) -> Path:
     """A file of the benchmarks, made unless it is there.
 
@@ -175,7 +184,9 @@ def make(folder: Path, name: str) -> Path:
     with sparse():
         if name.startswith("dinov3"):
             path.mkdir()
-            safetensors.write_sharded(hollow(dinov3_shapes(), "bfloat16"), path, shard_size=5_000_000_000)
+            tensors = hollow(dinov3_shapes(), "bfloat16")
+            tensors["rope_embed.periods"] = _periods(tensors["rope_embed.periods"].shape[0])
+            safetensors.write_sharded(tensors, path, shard_size=5_000_000_000)
         elif name.endswith("shards"):
             path.mkdir()
             safetensors.write_sharded(hollow(shapes(size)), path, shard_size=500_000_000)

@@ -59,12 +59,6 @@ def _read_rope(value: Any, config: Mapping[str, Any]) -> Rope | None:
     return Rope(base, layout, first, coords, side)
 
 
-def grid(args: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of patches at the native size."""
-    (height, width), (p, q) = pair(to_size(args["img_size"])), pair(to_size(args["patch_size"]))
-    return height // p, width // q
-
-
 def _rope_args(spec: Spec) -> dict[str, Any]:
     """Source: timm/layers/pos_embed_sincos.py create_rope_embed, RotaryEmbeddingCat, RotaryEmbeddingDinoV3."""
     rope = spec.rope
