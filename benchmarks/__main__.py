@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,26 +42,26 @@ def main() -> None:
     if args.gpu:
         write_gpu(json.loads(args.gpu.read_text()), args.out, args.out.with_suffix(".md"))
         return
-    folder = args.files or Path(tempfile.mkdtemp(prefix="anyvit-benchmarks-"))
+    folder, found = args.files or Path(tempfile.mkdtemp(prefix="anyvit-benchmarks-")), {}
     try:
-        found = measured(args.jobs or list(JOBS), folder, 1 if args.quick else args.rounds)
+        for name, measured in jobs(args.jobs or list(JOBS), folder, 1 if args.quick else args.rounds):
+            found[name] = measured
+            if args.out:  # after each job, so that a call that is stopped leaves what it knows
+                write(args.out, args.out.with_suffix(".md"), machine.describe(), found)
     finally:
         if args.files is None:
             shutil.rmtree(folder, ignore_errors=True)
-    if args.out:
-        write(args.out, args.out.with_suffix(".md"), machine.describe(), found)
+    print(json.dumps(machine.describe()))
 
 
-def measured(names: list[str], folder: Path, count: int) -> dict[str, Any]:
+def jobs(names: list[str], folder: Path, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each job's rows, and how busy the machine was."""
-    found: dict[str, Any] = {}
     for name in names:
         before, start = machine.load(), time.monotonic()
         rows = JOBS[name](folder, count)
-        found[name] = {"load": [before, machine.load()], "rows": [asdict(row) for row in rows]}
-        print(f"{name}: {time.monotonic() - start:.0f} s\n\n{markdown(found[name]['rows'])}", flush=True)
-    print(json.dumps(machine.describe()))
-    return found
+        measured = {"load": [before, machine.load()], "rows": [asdict(row) for row in rows]}
+        print(f"{name}: {time.monotonic() - start:.0f} s\n\n{markdown(measured['rows'])}", flush=True)
+        yield name, measured
 
 
 if __name__ == "__main__":
