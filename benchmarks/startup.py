@@ -29,6 +29,7 @@ class Handler(BaseHTTPRequestHandler):
                 file.seek(first)
                 self.wfile.write(file.read(last + 1 - first))
                 sent.append(last + 1 - first)
+ThreadingHTTPServer.request_queue_size = 128  # of five, the default, connections that are opened at once are lost
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -25,6 +25,12 @@ from anyvit.errors import AnyvitError, FileError
 from anyvit.lazy import from_array
 
 
+class Backlog(ThreadingHTTPServer):
+    """A server that many ranges may be asked of at once: five waiting connections, the default, are soon too few."""
+
+    request_queue_size = 128
+
+
 class Server:
     """A web server over a folder that counts what it sends."""
 
@@ -73,7 +79,7 @@ class Server:
                     except ConnectionError:
                         self.close_connection = True
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = Backlog(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()

@@ -105,7 +105,7 @@ SAM_DEFAULTS = _without(
 )  # fmt: skip
 
 
-INTERN_ALWAYS = _but(layer_scale=True, final_norm=None)
+INTERN_ALWAYS = _but(layer_scale=True, final_norm=None, norm_bias=(True, False))
 
 
 AIMV2_DEFAULTS = {

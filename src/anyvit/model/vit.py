@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,20 @@ from anyvit.model.positions import Grid, RelativeBias, kinds, native_grid, relat
 from anyvit.model.rope import RotaryEmbedding
 from anyvit.spec import Spec, pair
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 if TYPE_CHECKING:
     from anyvit.integrity import Check
     from anyvit.report import Report
+
+
+def _constant(function: F) -> F:
+    """Marks a method whose result torch.compile may keep; importing torch's own mark costs a second at every start.
+
+    Source: torch/_dynamo/decorators.py assume_constant_result
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 class Block(nn.Module):
@@ -224,7 +235,7 @@ class ViT(nn.Module):
         x, grid = self.embed(pixels)
         return x, self.places(grid, x.device), condition
 
-    @torch.compiler.assume_constant_result
+    @_constant
     def settled(self) -> bool:
         """Waits for the check of the file that the weights come from; under torch.compile, while it traces.
 
