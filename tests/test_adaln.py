@@ -49,16 +49,8 @@ UNLIKE = (
 """Cases that differ in norms, positions, MLP or pool."""
 
 
-@torch.no_grad()
 def random(**options: Any) -> ViT:
-    torch.manual_seed(0)
-    made = ViT(Spec(**{**SMALL, **options})).eval()
-    for parameter in made.parameters():
-        parameter.normal_(std=0.4)
-    for block in made.blocks:
-        if made.spec.qkv_bias == "qv":
-            block.attn.qkv.bias[16:32] = 0
-    return made
+    return adapting.drawn(Spec(**{**SMALL, **options}))
 
 
 @torch.no_grad()

@@ -123,13 +123,8 @@ MAP: dict[str, Any] = {"num_cls": 0, "pool": "map", "pool_queries": 1, "pool_hea
                        "pool_mlp_dim": 32, "act": "gelu_tanh"}  # fmt: skip
 
 
-@torch.no_grad()
 def random(**options: Any) -> ViT:
-    torch.manual_seed(0)
-    made = ViT(Spec(**{**SMALL, **options})).eval()
-    for parameter in made.parameters():
-        parameter.normal_(std=0.4)
-    return made
+    return adapting.drawn(Spec(**{**SMALL, **options}))
 
 
 @torch.no_grad()

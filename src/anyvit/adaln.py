@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from anyvit import init
 from anyvit.adapted import Adapted, Tensors
 from anyvit.errors import BadArgument
+from anyvit.expected import ADALN
 from anyvit.lazy import Lazy
 from anyvit.report import Finding, fold
 from anyvit.spec import Spec
@@ -40,12 +41,6 @@ class AdaLN:
     seed: int = 0
 
 
-PARTS = {
-    "instantmesh": ("shift1", "scale1", "shift2", "scale2"),
-    "dit": ("shift1", "scale1", "gate1", "shift2", "scale2", "gate2"),
-}
-
-
 def condition(tensors: Tensors, spec: Spec, asked: AdaLN) -> Adapted:
     """AdaLN modulation in every block that changes nothing until it is trained; "dit" adds gates to "instantmesh".
 
@@ -54,11 +49,11 @@ def condition(tensors: Tensors, spec: Spec, asked: AdaLN) -> Adapted:
     Raises:
         BadArgument: an unknown scheme, or the model is conditioned otherwise already.
     """
-    if asked.scheme not in PARTS:
-        raise BadArgument(f"no AdaLN scheme is called {asked.scheme!r}", expected=" or ".join(PARTS))
+    if asked.scheme not in ADALN:
+        raise BadArgument(f"no AdaLN scheme is called {asked.scheme!r}", expected=" or ".join(ADALN))
     if spec.condition:
         return _conditioned_already(tensors, spec, asked)
-    out, width = {**tensors, **_modulation(spec, PARTS[asked.scheme])}, spec.embed_dim
+    out, width = {**tensors, **_modulation(spec, ADALN[asked.scheme])}, spec.embed_dim
     names = [f"blocks.{{0..{spec.depth - 1}}}.adaln"]
     if asked.dim:
         for name, inputs in (("condition.fc1", asked.dim), ("condition.fc2", width)):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anyvit import cli_options, cli_training
-from anyvit.cli_options import byte_count, reading, size
+from anyvit.cli_options import Answer, byte_count, reading, size
 from anyvit.errors import AnyvitError
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from anyvit.report import Report
     from anyvit.rules import Dialect
     from anyvit.show import Style
-
-Answer = tuple[bool, Callable[[], str], dict[str, Any]]
-"""Whether all is well, the text for a person (made only when it is printed), the data for a program."""
 
 WIDEST = 110
 """Columns that text fills at most, however wide the terminal is."""

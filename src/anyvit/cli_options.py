@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from anyvit.adaln import AdaLN
     from anyvit.channels import Channels
     from anyvit.heads import ClassMap
+
+Answer = tuple[bool, Callable[[], str], dict[str, Any]]
+"""Whether all is well, the text for a person (made only when it is printed), the data for a program."""
 
 ASKED = (
     "image_size", "patch_size", "in_chans", "num_classes", "registers", "cls_token", "layer_scale", "fuse_norms",
@@ -143,12 +147,13 @@ def condition(text: str) -> AdaLN | bool:
         >>> condition("dit:7").dim, condition("instantmesh").dim, condition("dit:none").dim, condition("off")
         (7, 16, None, False)
     """
-    from anyvit.adaln import PARTS, AdaLN
+    from anyvit.adaln import AdaLN
+    from anyvit.expected import ADALN
 
     scheme, colon, count = text.partition(":")
     if text == "off":
         return False
-    if scheme not in PARTS:
+    if scheme not in ADALN:
         raise ValueError(text)
     if not colon:
         return AdaLN(scheme=scheme)

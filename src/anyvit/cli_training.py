@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 from anyvit import cli_options
-
-Answer = tuple[bool, Callable[[], str], dict[str, Any]]
+from anyvit.cli_options import Answer
 
 
 def finetune_options(to: argparse.ArgumentParser) -> None:

@@ -59,7 +59,6 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"attn\.gating_param$", "not a ViT", "ConViT: gated positional self-attention (gating_param); another architecture"),
     Sign(r"(^|\.)pos_embed_[xy]$", "unexplained", "positions in two factors, one table for rows and one for columns (timm's NaFlexVit, parfac); "
          "the reference ViT has none", "use timm for this model"),
-    Sign(r"(^|\.)lambda_[qk]\d$", "not a ViT", "differential attention (lambda_q1, lambda_k1); another architecture"),
     Sign(r"blocks\.\d+\.(fusion|projs|revert_projs)\.", "not a ViT", "CrossViT: two branches of different width"),
     Sign(r"mlp_tokens\.", "not a ViT", "MLP-Mixer: there is no attention, tokens are mixed by MLPs"),
     Sign(r"blocks\.\d+\.linear_tokens\.", "not a ViT", "ResMLP: there is no attention, tokens are mixed by a linear layer"),

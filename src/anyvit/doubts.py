@@ -84,14 +84,12 @@ def _left_over(match: Match, run: Run) -> list[Finding]:
     """Names of the file that became nothing: unexplained, beside the tower, or known to carry nothing."""
     findings = []
     hidden = {n for names in run.partial.values() for n in names}
-    inside = match.in_blocks
-    if inside:
-        cause = f"{len(inside)} tensors inside the blocks are not explained by {match.dialect.name}; they may change the function"
-        findings.append(Finding("unexplained", fold(inside), cause, "anyvit dialects lists what is known", True))
-    before = diagnose.before_blocks(match)
-    if before:
-        cause = f"{len(before)} tensors before the blocks are not explained by {match.dialect.name}; they may change the function"
-        findings.append(Finding("unexplained", fold(before), cause, "anyvit dialects lists what is known", True))
+    inside, before = match.in_blocks, diagnose.before_blocks(match)
+    for where, names in (("inside", inside), ("before", before)):
+        if names:
+            cause = f"{len(names)} tensors {where} the blocks are not explained by {match.dialect.name}"
+            cause += "; they may change the function"
+            findings.append(Finding("unexplained", fold(names), cause, "anyvit dialects lists what is known", True))
     rest = [n for n in match.unexplained if n not in {*inside, *before} and n not in hidden]
     if rest:
         findings.append(

@@ -18,9 +18,12 @@ UNUSED = ("local_cls_norm.weight", "local_cls_norm.bias", "rope.periods")
 ZERO = ("head.bias", "head_dist.bias", "pre_logits.bias")
 """Biases of heads that some files lack; zeros say the same."""
 
-ADALN = ("shift1", "scale1", "shift2", "scale2")
 LAMBDAS = {"vectors": ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), "scalars": ("lambda_a", "lambda_b")}
-PARTS: Mapping[str, tuple[str, ...]] = {"instantmesh": ADALN, "dit": (*ADALN, "gate1", "gate2")}
+ADALN: Mapping[str, tuple[str, ...]] = {
+    "instantmesh": ("shift1", "scale1", "shift2", "scale2"),
+    "dit": ("shift1", "scale1", "gate1", "shift2", "scale2", "gate2"),
+}
+"""Conditioning scheme → the parts of the modulation of a block."""
 
 
 def shapes(spec: Spec) -> dict[str, Shape]:
@@ -124,7 +127,7 @@ def _block(spec: Spec, number: int) -> Named:
         yield from _linear(name, d, m, spec.mlp_bias)
     yield from _linear("mlp.fc2" if plain else "mlp.down", m, d, spec.mlp_bias and not (aside and spec.diff_attn))
     yield from _norm(spec, "mlp.norm", m) if spec.mlp_norm else ()
-    for part in PARTS.get(spec.condition or "", ()):
+    for part in ADALN.get(spec.condition or "", ()):
         yield from _linear(f"adaln.{part}", d, d)
 
 

@@ -268,9 +268,6 @@ def _rewritten(done: fit.Fitted, unsaid: Mapping[str, str], dialect: Dialect) ->
     return fit.fit(tensors, done.spec, lacks, wants) if lacks or wants else fit.Fitted(tensors, done.spec)
 
 
-CLASSIFIER = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
-
-
 def _without_wrong_heads(done: fit.Fitted, state: Adapted, dialect: Dialect) -> fit.Fitted:
     """Without a classifier that the target's model would feed otherwise, or has no class for."""
     if "head.weight" not in done.tensors:
@@ -278,16 +275,16 @@ def _without_wrong_heads(done: fit.Fitted, state: Adapted, dialect: Dialect) -> 
     dense = "pre_logits.weight"
     if dense in state.tensors and (dense not in done.tensors or dialect.name.startswith("hf-")):
         why = f"{dialect.name} has no dense layer between the pool and the classifier, which would be fed otherwise"
-        return fit.dropped(done, CLASSIFIER, why + "; it was left out")
+        return fit.dropped(done, fit.CLASSIFIER, why + "; it was left out")
     both = dialect.name.startswith(("hf-dinov2", "dinov2", "anyvit"))
     done = fit.with_head_for(done, configs.head_pool(dialect.name, done.tensors), both)
     if "head.weight" not in done.tensors:
         return done
     if not done.spec.pool_normed and not dialect.name.startswith(("hf-clip", "anyvit")):
         why = f"{dialect.name} pools after the final norm, and this classifier is fed tokens before it; it was left out"
-        return fit.dropped(done, CLASSIFIER, why)
+        return fit.dropped(done, fit.CLASSIFIER, why)
     if "num_classes" in configs.write(done.spec, dialect.name, done.tensors).unsaid:
-        return fit.dropped(done, CLASSIFIER, f"models of {dialect.name} have no classifier; it was left out")
+        return fit.dropped(done, fit.CLASSIFIER, f"models of {dialect.name} have no classifier; it was left out")
     return done
 
 

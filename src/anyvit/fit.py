@@ -219,6 +219,9 @@ def with_stored_positions(state: Fitted, grid: tuple[int, int] | None) -> Fitted
     return _after(state, text, done, True, {"pos_embed": kinds, "grid": grid, "image_size": size})
 
 
+CLASSIFIER = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
+
+
 def with_head_for(state: Fitted, pool: str | None, both: bool = False) -> Fitted:
     """The same with a classifier as wide as what the target's class feeds it, or without a classifier.
 
@@ -240,9 +243,8 @@ def with_head_for(state: Fitted, pool: str | None, both: bool = False) -> Fitted
             text = f"the classifier's columns of zeros were cut: it is fed {found[1]} alone"
             return _after(state, text, found[0], True, {"pool": found[1]})
     if pool is not None and columns != width * (2 if pool == "cls+avg" else 1):
-        heads = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
         why = f"the target's classifier is fed {pool}, this one {spec.pool} of another width; it was left out"
-        return dropped(state, heads, why)
+        return dropped(state, CLASSIFIER, why)
     return state
 
 

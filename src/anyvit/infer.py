@@ -278,14 +278,14 @@ def _relative_grid(tensors: Mapping[str, Lazy], facts: Mapping[str, Fact], clues
     if name is None:
         grid = _measured(((sides[0] + 1) // 2, (sides[1] + 1) // 2), "rows of rel_pos_h and rel_pos_w")
     else:
-        grid = _table_grid(tensors[name].shape[0] - (3 if facts["num_cls"].value else 0), patch, clues)
-        grid = grid or _measured(_square(tensors[name].shape[0]), _shape(tensors, name))
+        rows = tensors[name].shape[0] - (3 if facts["num_cls"].value else 0)
+        grid = _table_grid(rows, patch, clues) or _measured(_square(rows), _shape(tensors, name))
     size = single((grid.value[0] * patch[0], grid.value[1] * patch[1]))
     return {"grid": grid, "image_size": Fact(size, grid.how, grid.source)}
 
 
 def _square(rows: int) -> Grid:
-    """The square grid of a relative table, whose extra rows for a cls token do not change the root."""
+    """The square grid of a relative table, its rows for a cls token not counted."""
     side = (isqrt(rows) + 1) // 2
     return side, side
 

@@ -168,6 +168,18 @@ def test_a_broken_connection_is_tried_again(server: Server) -> None:
         opened["blocks.2.mlp.fc1.weight"].read()
 
 
+def test_ranges_that_did_not_come_at_once_are_asked_for_again(server: Server) -> None:
+    data = (server.folder / "vit.safetensors").read_bytes()
+    file = remote.RemoteFile(Address(f"{server.url}/vit.safetensors"))
+    server.broken = 1
+    file.prefetch([(8, 64), (len(data) - 64, 64)])
+    assert file.read(8, 64) == data[8:72] and file.read(len(data) - 64, 64) == data[-64:]
+    server.broken = 10
+    file.prefetch([(len(data) // 2, 64)])
+    with pytest.raises(FileError, match="cannot be read"):
+        file.read(len(data) // 2, 64)
+
+
 def test_what_is_not_there(server: Server) -> None:
     with pytest.raises(FileError, match="does not exist"):
         anyvit.inspect(f"{server.url}/nothing.pth")

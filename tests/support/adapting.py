@@ -4,6 +4,22 @@ from __future__ import annotations
 
 import torch
 
+from anyvit.model import ViT
+from anyvit.spec import Spec
+
+
+@torch.no_grad()
+def drawn(spec: Spec) -> ViT:
+    """Our ViT with large random numbers in every parameter; the bias of keys that the source has none for stays zero."""
+    torch.manual_seed(0)
+    made = ViT(spec).eval()
+    for parameter in made.parameters():
+        parameter.normal_(std=0.4)
+    for block in made.blocks:
+        if spec.qkv_bias == "qv":
+            block.attn.qkv.bias.chunk(3)[1].zero_()
+    return made
+
 
 def pixels(height: int = 12, width: int = 12, count: int = 2) -> torch.Tensor:
     """Random normalised pictures, (count, 3, height, width)."""

@@ -52,6 +52,8 @@ def test_a_model_from_nowhere_has_no_new_parameters_and_one_that_is_read_again_n
     ("head", ["head.weight", "head.bias"], ["norm.weight", "blocks.2.mlp.fc2.bias", "embed.pos"]),
     ("new", ["embed.reg"], ["head.weight", "embed.cls"]),
     ("last:1", ["blocks.2.norm1.weight", "norm.bias", "head.weight", "embed.reg"], ["blocks.1.norm1.weight", "embed.cls"]),
+    ("last:3", ["blocks.0.norm1.weight", "head.weight"], ["embed.cls", "embed.pos"]),
+    ("last:9", ["blocks.0.norm1.weight", "head.weight"], ["embed.cls", "embed.pos"]),
     ("last:0", ["norm.bias", "head.weight"], ["blocks.2.norm1.weight", "embed.cls"]),
     (("blocks.1.", "norm."), ["blocks.1.norm1.weight", "norm.bias"], ["head.bias", "blocks.2.norm1.bias"]),
 ])  # fmt: skip

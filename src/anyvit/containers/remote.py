@@ -188,7 +188,8 @@ class RemoteFile(LocalFile):
             found = self.address.system.cat_ranges([self.name] * len(wanted), starts, ends)
         except Exception as error:
             raise unreachable(self.address, error) from error
-        self._kept = [*self._kept, *zip(starts, found, strict=True)]
+        # what did not come stands there as an exception: `read` asks for it again, and says why it does not come
+        self._kept += [(start, data) for start, data in zip(starts, found, strict=True) if isinstance(data, bytes)]
 
     def __del__(self) -> None:
         pass

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from anyvit.dialects.hf_clip import LAYER as L
 from anyvit.dialects.timm import ALL_BIASES, POS, QKV, ROWS, B
 from anyvit.rules import Dialect, R
-
-L = "encoder.layers.{i}."
 
 HF_BLIP = Dialect(
     "hf-blip",

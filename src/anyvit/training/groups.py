@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,14 +45,26 @@ class Group:
         return f"{where}: {len(self.names)} tensors, lr {self.lr:.3g}, weight decay {self.weight_decay:g}"
 
 
-def new_parameters(vit: ViT) -> frozenset[str]:
-    """Names of parameters that no file has filled, wholly or in part, as the model's report and Spec tell.
+def model_of(vit: Any) -> ViT:
+    """A ViT itself, or the one that `load` makes of a file."""
+    if isinstance(vit, ViT):
+        return vit
+    from anyvit.api import load
+
+    return load(vit)
+
+
+def new_parameters(vit: ViT, said: Sequence[str] | None = None) -> frozenset[str]:
+    """Names of parameters that no file has filled, wholly or in part, as the caller or the model's report and Spec tell.
 
     A head, AdaLN and its embedder, added registers or class tokens, a patch kernel for other channels.
 
     Arguments:
         vit: a model; one without a report has no new parameters.
+        said: beginnings of their names, by the caller; None asks the report.
     """
+    if said is not None:
+        return frozenset(n for n, _ in vit.named_parameters() if n.startswith(tuple(said)))
     report, facts = vit.report, vit.spec.facts
     if report is None:
         return frozenset()
@@ -103,7 +116,9 @@ def _picks(vit: ViT, train: str | Sequence[str], name: str, new: Collection[str]
     if found is None:
         expected = '"all", "head", "new", "last:N", or beginnings of names'
         raise BadArgument("train says which parameters are trained", found=train, expected=expected)
-    return name in new or name.startswith(BEHIND) or (block_of(name) or -1) >= vit.spec.depth - int(found[1])
+    block = block_of(name)
+    last = block is not None and block >= vit.spec.depth - int(found[1])
+    return last or name in new or name.startswith(BEHIND)
 
 
 def layer_of(name: str, depth: int) -> int:

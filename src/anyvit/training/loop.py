@@ -148,12 +148,10 @@ def finetune(
     Source: schedule and defaults of facebookresearch/mae@efb2a80: main_finetune.py, without its mixup and drop path
     """
     began = time.monotonic()
-    model = _model(vit)
+    model = rates.model_of(vit)
     some = pictures.examples(data, model, None if isinstance(classes, int) else classes)
     findings = _prepared(model, some, classes, loss)
-    fresh = rates.new_parameters(model) if new is None else frozenset(
-        n for n, _ in model.named_parameters() if n.startswith(tuple(new))
-    )  # fmt: skip
+    fresh = rates.new_parameters(model, new)
     trained = rates.chosen(model, train, fresh)
     if still := sorted(fresh - set(trained) - set(rates.UNUSED)):
         cause = "new parameters are not trained and stay as they started"
@@ -173,7 +171,7 @@ def finetune(
             "pictures": len(some), "batch_size": size, "steps": count, "lr": lr, "new_lr": new_lr, "train": str(train),
             "layer_decay": layer_decay, "weight_decay": weight_decay, "warmup": warmup, "clip": clip, "seed": seed,
             "precision": precision, "accumulate": accumulate, "classes": model.spec.num_classes,
-            "trained": state.digest({n: torch.zeros(p.shape) for n, p in model.named_parameters() if n in trained}),
+            "trained": state.digest({n: torch.tensor(p.shape) for n, p in model.named_parameters() if n in trained}),
         },
     )  # fmt: skip
     with state.seeded(seed), rates.only(model, trained):
@@ -183,14 +181,6 @@ def finetune(
         model, tuple(run.losses), dict(run.accuracy), grouped, run.steps, first, tuple(some.classes), tuple(findings),
         run.out, time.monotonic() - began,
     )  # fmt: skip
-
-
-def _model(vit: Any) -> ViT:
-    if isinstance(vit, ViT):
-        return vit
-    from anyvit.api import load
-
-    return load(vit)
 
 
 def _prepared(vit: ViT, some: pictures.Examples, classes: Any, loss: Loss | None) -> list[Finding]:

@@ -158,7 +158,7 @@ def overfit_check(
         True
     """
     began = time.monotonic()
-    model = copy.deepcopy(_model(vit))
+    model = copy.deepcopy(rates.model_of(vit))
     given = None if data is None else pictures.examples(data, model)
     with state.seeded(seed):
         some = _made(model, count, seed) if given is None else _few(given, model, count)
@@ -166,9 +166,7 @@ def overfit_check(
         some = pictures.Example(*(None if t is None else t.to(where) for t in some))  # type: ignore[arg-type]
         if loss is None and (wrong := _headed(model, some, made=given is None, named=given and given.classes)):
             return _verdict(model, some, Course([math.nan], {}), [wrong], [], given is None, began, loss)
-        fresh = rates.new_parameters(model) if new is None else frozenset(
-            n for n, _ in model.named_parameters() if n.startswith(tuple(new))
-        )  # fmt: skip
+        fresh = rates.new_parameters(model, new)
         causes = diagnosis.before(model, some, made=given is None, plain=loss is None)
         trained = _chosen(model, train, fresh, causes)
         grouped = rates.groups(model, trained, lr=lr, new=fresh, new_lr=new_lr)
@@ -188,14 +186,6 @@ def overfit_check(
             cause = f"another picture's condition moves the logits by up to {course.moved:.3g}"
             notes.append(Finding("condition", (), cause))
     return _verdict(model, some, course, causes, notes, given is None, began, loss)
-
-
-def _model(vit: Any) -> ViT:
-    if isinstance(vit, ViT):
-        return vit
-    from anyvit.api import load
-
-    return load(vit)
 
 
 def _verdict(
