@@ -154,6 +154,7 @@ def sparse() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in (torch_write, safetensors, npz):
             stack.enter_context(mock.patch.object(module, "atomic", holes))
+            stack.enter_context(mock.patch.object(module, "reserve", lambda file, size: None))
         yield
 
 

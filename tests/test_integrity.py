@@ -221,9 +221,9 @@ sys.path[:0] = {paths!r}
 import anyvit
 from anyvit import integrity
 real = integrity.scan
-def slow(lazy, beside=None):
+def slow(*given):
     time.sleep(5)
-    return real(lazy, beside)
+    return real(*given)
 integrity.scan = slow
 vit = anyvit.load({path!r}, heads=4, check="beside")
 assert any(thread.name == "anyvit-check" for thread in threading.enumerate())

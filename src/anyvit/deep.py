@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from anyvit import evidence, evidence_layout, evidence_order, evidence_tables, resample
 from anyvit.conform import depth_of
+from anyvit.containers.stream import chunks, room
+from anyvit.dtypes import ITEMSIZE, np_dtype
 from anyvit.errors import AnyvitError
 from anyvit.evidence import Attention, Verdict
 from anyvit.evidence_norms import Norms
@@ -105,24 +107,40 @@ def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
 
 def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Attention]:
     """The norms of the attention weights of some blocks; blocks that cannot be read are left out."""
-    blocks = []
+    blocks, buffer = [], room()
     for i in numbers:
         names = [f"blocks.{i}.attn.{part}.weight" for part in ("q", "k", "v", "out")]
         if not all(name in tensors and len(tensors[name].shape) == 2 for name in names):
             continue
-        arrays = (_float(tensors[name]) for name in names)
-        norms = [None if a is None else Norms.of(a) for a in arrays]
-        q, k, v, out = norms
+        q, k, v, out = (_norms(tensors[name], buffer) for name in names)
         if q is not None and k is not None and v is not None and out is not None:
             blocks.append(Attention(q, k, v, out, f"blocks.{i}", *(_bias(tensors, i, part) for part in "qk")))
     return blocks
+
+
+def _norms(lazy: Lazy, buffer: memoryview) -> Norms | None:
+    """The norms of a matrix, which is read a few rows at a time; None where it cannot be read."""
+    import numpy as np
+
+    row = max(1, lazy.shape[1] * ITEMSIZE[lazy.dtype])
+    step = len(buffer) // row * row
+    if not lazy.pieces or not step or any(piece.size % row for piece in lazy.pieces):
+        array = _float(lazy)
+        return None if array is None else Norms.of(array)
+    found = []
+    try:
+        for part in chunks(lazy, step, buffer):
+            found.append(Norms.of(np.frombuffer(part, np.uint8).view(np_dtype(lazy.dtype)).reshape(-1, lazy.shape[1])))
+    except AnyvitError:
+        return None
+    return Norms(np.concatenate([n.rows for n in found]), np.sum([n.columns for n in found], 0))
 
 
 def _float(lazy: Lazy) -> np.ndarray | None:
     import numpy as np
 
     try:
-        return lazy.read().astype(np.float32)
+        return lazy.read().astype(np.float32, copy=False)
     except AnyvitError:
         return None
 

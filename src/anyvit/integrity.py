@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyvit import __version__, canon, containers
 from anyvit.containers import checksums
+from anyvit.containers.stream import room
 from anyvit.errors import AnyvitError, BadArgument, FileError
 from anyvit.lazy import Checkpoint, Lazy, Note
 from anyvit.report import Finding, fold
@@ -206,9 +207,10 @@ def _examined(checkpoint: Checkpoint, names: Mapping[str, bool]) -> tuple[tuple[
     algorithm = checksums.preferred()
     digests: dict[str, str] = {}
     met: dict[str, Seen] = {}
+    buffer = room()
     for name in names:
         made = checksums.begun(algorithm, checkpoint.tensors[name])
-        met[name] = scan(checkpoint.tensors[name], made.update)
+        met[name] = scan(checkpoint.tensors[name], made.update, buffer)
         digests[name] = made.hexdigest()
     return (*other, *told(checkpoint.tensors, met, names)), checksums.joined(digests, algorithm)
 
@@ -418,9 +420,10 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
     found = list(_proved(checkpoint))
     matrices = _sources(checkpoint, understand(checkpoint).tensors)
     met: dict[str, Seen] = {}
+    buffer = room()
     for name in matrices or checkpoint.tensors:
         try:
-            met[name] = scan(checkpoint.tensors[name])
+            met[name] = scan(checkpoint.tensors[name], buffer=buffer)
         except AnyvitError as error:
             found.append(Finding("damaged", (name,), error.cause, error.remedy, fatal=True))
     found += told(checkpoint.tensors, met, matrices)

@@ -60,10 +60,11 @@ class Lazy:
     Arguments:
         shape: its axes.
         dtype: its element type by name ("float32", "bfloat16", …; see `dtypes`).
-        load: gives the whole tensor as a C-contiguous numpy array of that shape and type.
+        load: gives the whole tensor as a numpy array of that shape and type, in whatever order it lies.
         origin: the names in the file that it is made of.
         pieces: the byte ranges (little-endian, C order) it consists of, in order; None where the values must be
             computed.
+        made: what is computed, and from which tensors; for readers that bring memory of their own.
     """
 
     shape: tuple[int, ...]
@@ -71,12 +72,13 @@ class Lazy:
     load: Callable[[], np.ndarray]
     origin: tuple[str, ...] = ()
     pieces: tuple[Piece, ...] | None = None
+    made: tuple[Callable[..., np.ndarray], tuple[Lazy, ...]] | None = None
 
     def read(self) -> np.ndarray:
-        """The tensor as a numpy array."""
+        """The tensor as a C-contiguous numpy array."""
         array = self.load()
         assert array.shape == self.shape, (self.origin, array.shape, self.shape)
-        return array
+        return contiguous(array)
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +128,7 @@ def reshape(lazy: Lazy, shape: Sequence[int]) -> Lazy:
     if new == lazy.shape:
         return lazy
     assert prod(new) == prod(lazy.shape), (lazy.origin, lazy.shape, new)
-    return replace(lazy, shape=new, load=lambda: lazy.read().reshape(new))
+    return replace(lazy, shape=new, load=lambda: lazy.read().reshape(new), made=None)
 
 
 def split(lazy: Lazy, sizes: Sequence[int]) -> list[Lazy]:
@@ -175,12 +177,16 @@ def computed(
 ) -> Lazy:
     """A tensor computed from others when it is read; `function` gets their arrays."""
 
-    def load() -> np.ndarray:
+    def made(*arrays: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        return contiguous(np.asarray(function(*(s.read() for s in sources)), np_dtype(dtype)))
+        return np.asarray(function(*arrays), np_dtype(dtype))
 
-    return Lazy(tuple(shape), dtype, load, tuple(dict.fromkeys(name for s in sources for name in s.origin)))
+    def load() -> np.ndarray:
+        return made(*(s.read() for s in sources))
+
+    origin = tuple(dict.fromkeys(name for s in sources for name in s.origin))
+    return Lazy(tuple(shape), dtype, load, origin, made=(made, tuple(sources)))
 
 
 def precise(dtype: str) -> str:
@@ -197,10 +203,14 @@ TILE = (512, 8)
 """Rows and columns of a transposed matrix that are moved together; measured, 4 to 7 times as fast as numpy's own copy."""
 
 
-def contiguous(array: np.ndarray) -> np.ndarray:
+def contiguous(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """The array in C order; where its last axis is not its dense one, moved tile by tile.
 
     numpy copies a transposed matrix row by row, and meets another page of memory at every element.
+
+    Arguments:
+        array: the array.
+        out: an array of its shape and type in C order to move it into; None makes one where one is needed.
 
     Example:
         >>> import numpy as np
@@ -211,8 +221,11 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
     dense = min(range(array.ndim), key=lambda axis: (array.strides[axis], axis), default=0)
     if array.ndim < 2 or dense == array.ndim - 1 or array.size < prod(TILE):
-        return np.ascontiguousarray(array) if array.ndim else array
-    out = np.empty(array.shape, array.dtype)
+        if out is None:
+            return np.ascontiguousarray(array) if array.ndim else array
+        out[...] = array
+        return out
+    out = np.empty(array.shape, array.dtype) if out is None else out
     source, target = np.moveaxis(array, dense, -2), np.moveaxis(out, dense, -2)
     for place in np.ndindex(source.shape[:-2]):
         whole, moved = source[place], target[place]

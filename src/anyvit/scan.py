@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from anyvit.containers.stream import chunks
+from anyvit.containers.stream import STEP, chunks
 from anyvit.lazy import Lazy
 
 if TYPE_CHECKING:
     import numpy as np
 
-STEP = 1 << 20
-"""Bytes looked at a time."""
 PAGE = 4096
 """Bytes of zeros in a row that make a gap; what a download leaves out is at least a page of a disk."""
 HUGE = 1e12
@@ -82,12 +80,15 @@ class Seen:
     constant: float | None = None
 
 
-def scan(lazy: Lazy, beside: Callable[[bytes | memoryview], None] | None = None) -> Seen:
+def scan(
+    lazy: Lazy, beside: Callable[[bytes | memoryview], None] | None = None, buffer: memoryview | None = None
+) -> Seen:
     """Looks at all values of a tensor; of other types than floating point only the bytes are handed on.
 
     Arguments:
         lazy: the tensor, read piece by piece where it lies in a file as it is.
         beside: is given the same bytes, for a checksum.
+        buffer: what to read into, where many tensors are looked at (`stream.room`).
 
     Example:
         >>> import numpy as np
@@ -97,7 +98,7 @@ def scan(lazy: Lazy, beside: Callable[[bytes | memoryview], None] | None = None)
     """
     kind = KINDS.get(lazy.dtype)
     look = _Look(lazy, kind) if kind else None
-    for part in chunks(lazy, STEP):
+    for part in chunks(lazy, STEP, buffer):
         if beside is not None:
             beside(part)
         if look is not None:
@@ -114,8 +115,7 @@ class _Look:
         from anyvit.dtypes import np_dtype
 
         self.lazy, self.kind, self.dtype = lazy, kind, np_dtype(lazy.dtype)
-        self.unsigned = np.dtype(kind.unsigned)
-        self.room = np.empty(STEP // self.unsigned.itemsize, self.unsigned)
+        self.unsigned, self.signed = np.dtype(kind.unsigned), np.dtype(kind.unsigned[1:])
         self.seen = Seen()
         self.count, self.largest, self.smallest = 0, 0, kind.magnitude + 1
         self.suspect = False
@@ -125,41 +125,56 @@ class _Look:
         import numpy as np
 
         bits = np.frombuffer(part, self.unsigned)
-        size = np.bitwise_and(bits, self.unsigned.type(self.kind.magnitude), out=self.room[: bits.size])
-        top = self._pages(size)
+        low, top = self._range(bits)
+        if low < self.kind.normal:
+            self._small(bits, low)
         if top >= self.kind.infinite:
-            self._bad(bits, size)
+            self._bad(bits)
             self.suspect = True
-        elif top > self.kind.one:
+        elif top > self.kind.one and not self.suspect:
             values = bits.view(self.dtype).astype("float32" if self.unsigned.itemsize < 8 else "float64", copy=False)
+            biggest = float(np.array([top], self.unsigned).view(self.dtype)[0])
             with np.errstate(over="ignore"):
-                biggest = np.square(np.abs(values).max().astype("float64"))
-                self.suspect = self.suspect or not biggest < min(HUGE**2, 0.1 * float(np.dot(values, values)))
-        # Zero less one is the largest number of the type; so what is least afterwards is the least that is not zero.
-        size -= self.unsigned.type(1)
-        low = int(size.min(initial=self.kind.magnitude)) + 1
-        if low < self.kind.normal and self.dtype.name not in SHORT:
-            self.seen.tiny += int(np.count_nonzero(size < self.kind.normal - 1))
+                self.suspect = not biggest * biggest < min(HUGE**2, 0.1 * float(np.dot(values, values)))
         self.largest, self.smallest = max(self.largest, top), min(self.smallest, low)
         self.count += bits.size
 
-    def _pages(self, size: np.ndarray) -> int:
-        """The largest magnitude; notes the pages that hold nothing but zeros."""
+    def _range(self, bits: np.ndarray) -> tuple[int, int]:
+        """The least and the largest magnitude.
+
+        As whole numbers without a sign, negative values are larger than all positive ones; with a sign, smaller. So
+        four comparisons over the bits as they are find the ends of both halves, and nothing has to be computed.
+        """
+        whole = bits.view(self.signed)
+        ends = (int(bits.min()), int(bits.max()), int(whole.min()), int(whole.max()))
+        sizes = [end & self.kind.magnitude for end in ends]
+        return min(sizes), max(sizes)
+
+    def _small(self, bits: np.ndarray, low: int) -> None:
+        """Notes the pages that hold nothing but zeros, and counts values below the smallest normal number."""
         import numpy as np
 
         row = PAGE // self.unsigned.itemsize
-        whole = size.size // row * row
-        tops = size[:whole].reshape(-1, row).max(1)
-        if whole and not tops.all():
-            empty = np.flatnonzero(tops == 0)
-            before, first = self.seen.gaps or (0, self.count + int(empty[0]) * row)
-            self.seen.gaps = (before + len(empty), first)
-        return max(int(tops.max(initial=0)), int(size[whole:].max(initial=0)))
+        for start in range(0, bits.size, 16 * row):  # few at a time: fresh memory for all costs more than looking
+            size = bits[start : start + 16 * row] & self.unsigned.type(self.kind.magnitude)
+            if low == 0:
+                self._pages(size[: size.size // row * row].reshape(-1, row), self.count + start)
+            if self.dtype.name not in SHORT:
+                size -= self.unsigned.type(1)  # of zero this makes the largest number of the type
+                self.seen.tiny += int(np.count_nonzero(size < self.kind.normal - 1))
 
-    def _bad(self, bits: np.ndarray, size: np.ndarray) -> None:
+    def _pages(self, rows: np.ndarray, start: int) -> None:
         import numpy as np
 
-        at = np.flatnonzero(size >= self.kind.infinite)
+        empty = np.flatnonzero(rows.max(1, initial=0) == 0)
+        if len(empty):
+            before, first = self.seen.gaps or (0, start + int(empty[0]) * rows.shape[1])
+            self.seen.gaps = (before + len(empty), first)
+
+    def _bad(self, bits: np.ndarray) -> None:
+        import numpy as np
+
+        at = np.flatnonzero(bits & self.unsigned.type(self.kind.magnitude) >= self.kind.infinite)
         here = (0, self.count + int(at[0]), float(bits[at[0] : at[0] + 1].view(self.dtype)[0]))
         before, first, value = self.seen.bad or here
         self.seen.bad = (before + len(at), first, value)

@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from anyvit.containers import stream
 from anyvit.lazy import Lazy, Note
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
 
 KEY = "anyvit.checksums"
 SOURCE = "anyvit.source_digest"
 """Metadata key of the checksum over the tensors that a file was made from."""
 PREFIX = "anyvit."
-STEP = 1 << 20
-"""Bytes hashed at a time; they stay in the processor's cache."""
-APART = 1 << 18
-"""Tensors of at least so many bytes are hashed in a second thread while the first one writes them."""
-AHEAD = 3
-"""Parts that the writer may be ahead of the hasher, so that neither waits for the other at every part."""
 
 
 class Hasher(Protocol):
@@ -106,10 +96,10 @@ def begun(algorithm: str, lazy: Lazy) -> Hasher:
     return made
 
 
-def digest(lazy: Lazy, algorithm: str) -> str:
-    """The checksum of a tensor; reads it piece by piece."""
+def digest(lazy: Lazy, algorithm: str, buffer: memoryview | None = None) -> str:
+    """The checksum of a tensor; reads it piece by piece, into `buffer` where one is given."""
     made = begun(algorithm, lazy)
-    for part in stream.chunks(lazy, STEP):
+    for part in stream.chunks(lazy, buffer=buffer):
         made.update(part)
     return made.hexdigest()
 
@@ -146,14 +136,6 @@ class Recorder:
         self._tensors = tensors
         self._metadata = dict(metadata)
         self._digests = dict.fromkeys(tensors, "0" * ALGORITHMS[self.algorithm])
-        self._pool: ThreadPoolExecutor | None = None
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
 
     def seal(self, final: Mapping[str, str]) -> None:
         """Takes metadata that was known last; each value is as long as the one that stood for it."""
@@ -169,29 +151,13 @@ class Recorder:
         }
         return {**self._metadata, KEY: json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)}
 
-    def parts(self, name: str) -> Iterator[bytes | memoryview]:
-        """The bytes of a tensor, its checksum taken beside; each part is written before the next is asked for."""
-        lazy = self._tensors[name]
-        made = begun(self.algorithm, lazy)
-        waiting: deque[Future[None]] = deque()
-        for part in stream.chunks(lazy, rooms=AHEAD + 1):
-            if lazy.nbytes < APART:
-                made.update(part)
-            else:
-                waiting.append(self._second().submit(made.update, part))
+    def watched(self, name: str, parts: Iterable[stream.Part]) -> Iterator[stream.Part]:
+        """The same bytes of a tensor; its checksum is taken while they are in the processor's cache."""
+        made = begun(self.algorithm, self._tensors[name])
+        for part in parts:
+            made.update(part)
             yield part
-            if len(waiting) > AHEAD - 1:
-                waiting.popleft().result()
-        for beside in waiting:
-            beside.result()
         self._digests[name] = made.hexdigest()
-
-    def _second(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool = ThreadPoolExecutor(1, "anyvit-checksums")
-        return self._pool
 
 
 def verifier(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callable[..., Iterator[Note]] | None:
@@ -221,12 +187,13 @@ def _compared(
     if record["metadata"] != _of_metadata(metadata, algorithm):
         yield Note("damaged", ("__metadata__",), "the metadata is another than was written", REMEDY)
     said: Mapping[str, object] = record["tensors"]
+    buffer = stream.room()
     unknown = [name for name in tensors if name not in said and (names is None or name in names)]
     if unknown:
         yield Note("unchecked", tuple(unknown), "the file's record of checksums does not name them")
     for name, expected in said.items():
         if name in tensors and (names is None or name in names):
-            found = digest(tensors[name], algorithm)
+            found = digest(tensors[name], algorithm, buffer)
             if found != expected:
                 cause = f"{algorithm} is {found}, {str(expected)[:64]} when it was written"
                 yield Note("damaged", (name,), cause, REMEDY)

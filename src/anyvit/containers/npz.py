@@ -12,13 +12,14 @@ import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyvit.containers import zips
-from anyvit.containers.files import LocalFile, atomic
-from anyvit.containers.stream import Seal, chunks
+from anyvit.containers.files import LocalFile, atomic, reserve
+from anyvit.containers.stream import Feed, Seal
 from anyvit.dtypes import ITEMSIZE, np_dtype
 from anyvit.errors import FileError, UnsafeError, Unsayable
 from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
@@ -129,11 +130,12 @@ def write(tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = Fals
         Unsayable: float8, whose kinds npy cannot tell apart.
     """
     heads = {name: _packed_header(name, lazy) for name, lazy in tensors.items()}
-    with atomic(path, durable=durable) as file:
+    with atomic(path, durable=durable) as file, Feed(tensors.values()) as feed:
+        reserve(file, sum(len(heads[name]) + lazy.nbytes for name, lazy in tensors.items()))
         archive = zips.Writer(file)
         for name, lazy in tensors.items():
-            head = heads[name]
-            archive.add(f"{name}.npy", _joined(head, lazy), len(head) + lazy.nbytes, align=64)
+            parts = chain([heads[name]], feed.parts(lazy))
+            archive.add(f"{name}.npy", parts, len(heads[name]) + lazy.nbytes, align=64)
         archive.close()
         if seal:
             seal()
@@ -339,8 +341,3 @@ def _damaged(file: LocalFile, archive: Iterable[zips.Member], names: Collection[
     asked = [member for member in archive if names is None or member.name.removesuffix(".npy") in names]
     for note in zips.damaged(file, asked):
         yield replace(note, names=tuple(name.removesuffix(".npy") for name in note.names))
-
-
-def _joined(head: bytes, lazy: Lazy) -> Iterator[bytes | memoryview]:
-    yield head
-    yield from chunks(lazy)

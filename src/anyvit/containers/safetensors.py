@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from anyvit.containers import checksums
-from anyvit.containers.files import LocalFile, atomic
-from anyvit.containers.stream import Seal, chunks
+from anyvit.containers.files import LocalFile, atomic, reserve
+from anyvit.containers.stream import Feed, Seal
 from anyvit.containers.zips import write_all
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import BadArgument, FileError, UnsafeError, Unsayable
@@ -186,15 +186,14 @@ def _fill(
     seal: Seal | None = None,
 ) -> None:
     first = {"format": "pt", **(metadata or {})}
-    with checksums.Recorder(tensors, first) as recorder:
-        order, head = _packed_header(tensors, recorder.metadata() if recorded else first)
-        write_all(file, head)
+    recorder = checksums.Recorder(tensors, first)
+    order, head = _packed_header(tensors, recorder.metadata() if recorded else first)
+    reserve(file, len(head) + sum(tensor.nbytes for tensor in tensors.values()))
+    write_all(file, head)
+    with Feed(tensors[name] for name in order) as feed:
         for name in order:
-            size = 0
-            for part in recorder.parts(name) if recorded else chunks(tensors[name]):
-                write_all(file, part)
-                size += len(part)
-            part = b""  # lets go of a tensor that was computed before the next one is
+            parts = feed.parts(tensors[name])
+            size = sum(write_all(file, part) for part in (recorder.watched(name, parts) if recorded else parts))
             if size != tensors[name].nbytes:
                 raise FileError(
                     "a tensor gave another number of bytes than its shape says",
@@ -202,13 +201,13 @@ def _fill(
                     found=f"{size} bytes",
                     expected=f"{tensors[name].nbytes} bytes",
                 )
-        final = seal() if seal else {}
-        if recorded or final:
-            recorder.seal(final)
-            _, sealed = _packed_header(tensors, recorder.metadata() if recorded else {**first, **final})
-            assert len(sealed) == len(head), (len(sealed), len(head))
-            file.seek(0)
-            write_all(file, sealed)
+    final = seal() if seal else {}
+    if recorded or final:
+        recorder.seal(final)
+        _, sealed = _packed_header(tensors, recorder.metadata() if recorded else {**first, **final})
+        assert len(sealed) == len(head), (len(sealed), len(head))
+        file.seek(0)
+        write_all(file, sealed)
 
 
 def _header(file: LocalFile) -> tuple[dict[str, Any], int]:

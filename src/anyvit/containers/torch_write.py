@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anyvit.containers import stream, zips
-from anyvit.containers.files import atomic
+from anyvit.containers.files import atomic, reserve
 from anyvit.errors import BadArgument
 from anyvit.lazy import Lazy
 
@@ -70,13 +70,14 @@ def write(
     pickle = _Pickle()
     pickle.document(tensors, tuple(nest), dict(extras or {}))
     data = pickle.bytes()
-    with atomic(path, durable=durable) as file:
+    with atomic(path, durable=durable) as file, stream.Feed(pickle.storages) as feed:
         archive = zips.Writer(file)
+        reserve(file, len(data) + sum(lazy.nbytes for lazy in pickle.storages))
         archive.add(_ROOT + "data.pkl", [data], len(data), align=ALIGN)
         # No .format_version: with it torch computes the places of storages from its own writer's habits.
         archive.add(_ROOT + "byteorder", [b"little"], 6)
         for key, lazy in enumerate(pickle.storages):
-            archive.add(f"{_ROOT}data/{key}", stream.chunks(lazy), lazy.nbytes, align=ALIGN)
+            archive.add(f"{_ROOT}data/{key}", feed.parts(lazy), lazy.nbytes, align=ALIGN)
         archive.add(_ROOT + "version", [b"3\n"], 2)
         final = {**(metadata or {}), **(seal() if seal else {})}
         if final:

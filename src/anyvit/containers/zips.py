@@ -225,8 +225,8 @@ class Writer:
         self._position += len(part)
 
 
-def write_all(file: IO[bytes], part: bytes | memoryview) -> None:
-    """Writes every byte; an unbuffered file may take fewer than it was given.
+def write_all(file: IO[bytes], part: bytes | memoryview) -> int:
+    """Writes every byte, and says how many there were; an unbuffered file may take fewer than it was given.
 
     Arguments:
         part: bytes, or a memoryview of format "B".
@@ -234,6 +234,7 @@ def write_all(file: IO[bytes], part: bytes | memoryview) -> None:
     done = file.write(part)
     while done < len(part):
         done += file.write(memoryview(part)[done:])
+    return done
 
 
 def _central(raw: bytes, start: int, size: int, crc: int) -> bytes:
