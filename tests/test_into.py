@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from support import modules  # noqa: E402
 from support import peers as tiny  # noqa: E402
 
 import anyvit  # noqa: E402
+from anyvit import containers, into  # noqa: E402
 from anyvit.api import load, load_into  # noqa: E402
 from anyvit.errors import BadArgument, Incomplete, NotAViT, Unsayable  # noqa: E402
 from anyvit.into import _with_modulation as with_modulation  # noqa: E402
@@ -21,6 +23,7 @@ from anyvit.into import optional  # noqa: E402
 from anyvit.lazy import from_array  # noqa: E402
 from anyvit.spec import Spec  # noqa: E402
 from anyvit.target import differences  # noqa: E402
+from anyvit.torch_io import fill_from  # noqa: E402
 
 
 def dino(seed: int = 5, **options: Any) -> Any:
@@ -212,6 +215,23 @@ def test_the_module_keeps_its_parameters_and_shares_nothing_with_the_source() ->
     assert {name: id(parameter) for name, parameter in target.named_parameters()} == before
     source["norm.weight"].zero_()
     assert target.norm.weight.detach().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_large_files_are_read_straight_into_the_module(
+    dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    containers.save({n: from_array(t.numpy(), n) for n, t in tiny.state().items()}, path)
+    plain, straight = dino().to(dtype), dino().to(dtype)
+    straight.norm.weight = torch.nn.Parameter(straight.norm.weight.detach().repeat(2)[::2])
+    load_into(plain, path, heads=2)
+    read: list[Any] = []
+    monkeypatch.setattr(into, "WHOLE", 0)
+    monkeypatch.setattr(into, "fill_from", lambda lazy, tensor: read.append(lazy) or fill_from(lazy, tensor))
+    load_into(straight, path, heads=2)
+    assert all(torch.equal(t, straight.state_dict()[n]) for n, t in plain.state_dict().items())
+    assert bool(read) == (dtype == torch.float32)
 
 
 def test_a_module_on_meta_is_filled() -> None:

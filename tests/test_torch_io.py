@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from anyvit import containers
 from anyvit.dtypes import ITEMSIZE
 from anyvit.lazy import Lazy, Piece, from_array, from_pieces, split
-from anyvit.torch_io import to_torch, torch_dtype, widened
+from anyvit.torch_io import fill_from, lies_as, to_torch, torch_dtype, widened
 
 TYPES = [
     torch.float32,
@@ -111,3 +111,26 @@ def test_what_a_stored_type_becomes(stored: str, wanted: torch.dtype | None, got
     if got is not None:
         lazy = from_array(np.ones(3, "float16"))
         assert to_torch(lazy, got).dtype == got
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_a_file_is_read_straight_into_a_tensor(dtype: torch.dtype, tmp_path: Path) -> None:
+    want = drawn(dtype)
+    save_file({"y": want}, tmp_path / "a.safetensors")
+    lazy = containers.open_checkpoint(tmp_path / "a.safetensors").tensors["y"]
+    place = torch.zeros(3, 5, dtype=dtype)
+    pointer, version = place.data_ptr(), place._version
+    assert lies_as(lazy, place)
+    fill_from(lazy, place)
+    assert torch.equal(place.view(torch.uint8), want.view(torch.uint8)) and place.data_ptr() == pointer
+    assert place._version > version, "autograd would not see that a saved tensor changed"
+
+
+def test_what_lies_otherwise_is_not_read_straight(tmp_path: Path) -> None:
+    save_file({"y": torch.zeros(4, 6)}, tmp_path / "a.safetensors")
+    lazy = containers.open_checkpoint(tmp_path / "a.safetensors").tensors["y"]
+    assert lies_as(lazy, torch.nn.Parameter(torch.zeros(4, 6)))
+    assert not lies_as(lazy, torch.zeros(6, 4).T)
+    assert not lies_as(lazy, torch.zeros(4, 6, dtype=torch.bfloat16))
+    assert not lies_as(lazy, torch.zeros(4, 6, device="meta"))
+    assert not lies_as(from_array(np.zeros((4, 6), "float32")), torch.zeros(4, 6))

@@ -22,6 +22,7 @@ from anyvit.evidence_order import Deviation
 from anyvit.lazy import Lazy, split
 from anyvit.reading import Reading
 from anyvit.report import Finding
+from anyvit.side_by_side import mapped
 from anyvit.spec import Fact, Spec
 
 if TYPE_CHECKING:
@@ -107,15 +108,19 @@ def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
 
 def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Attention]:
     """The norms of the attention weights of some blocks; blocks that cannot be read are left out."""
-    blocks, buffer = [], room()
-    for i in numbers:
+
+    def attention(i: int) -> Attention | None:
         names = [f"blocks.{i}.attn.{part}.weight" for part in ("q", "k", "v", "out")]
         if not all(name in tensors and len(tensors[name].shape) == 2 for name in names):
-            continue
+            return None
+        buffer = room()
         q, k, v, out = (_norms(tensors[name], buffer) for name in names)
-        if q is not None and k is not None and v is not None and out is not None:
-            blocks.append(Attention(q, k, v, out, f"blocks.{i}", *(_bias(tensors, i, part) for part in "qk")))
-    return blocks
+        if q is None or k is None or v is None or out is None:
+            return None
+        return Attention(q, k, v, out, f"blocks.{i}", *(_bias(tensors, i, part) for part in "qk"))
+
+    each = sum(t.nbytes for n, t in tensors.items() if n.startswith(f"blocks.{min(numbers, default=0)}.attn."))
+    return [found for found in mapped(attention, numbers, each * len(numbers)) if found is not None]
 
 
 def _norms(lazy: Lazy, buffer: memoryview) -> Norms | None:

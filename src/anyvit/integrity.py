@@ -19,6 +19,7 @@ from anyvit.errors import AnyvitError, BadArgument, FileError
 from anyvit.lazy import Checkpoint, Lazy, Note
 from anyvit.report import Finding, fold
 from anyvit.scan import SHARE, Seen, scan
+from anyvit.side_by_side import mapped
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -205,13 +206,18 @@ def _examined(checkpoint: Checkpoint, names: Mapping[str, bool]) -> tuple[tuple[
     """
     other = _compare(checkpoint, names)
     algorithm = checksums.preferred()
-    digests: dict[str, str] = {}
-    met: dict[str, Seen] = {}
-    buffer = room()
-    for name in names:
+    rooms: list[memoryview] = []
+
+    def look(name: str) -> tuple[Seen, str]:
+        buffer = rooms.pop() if rooms else room()
         made = checksums.begun(algorithm, checkpoint.tensors[name])
-        met[name] = scan(checkpoint.tensors[name], made.update, buffer)
-        digests[name] = made.hexdigest()
+        seen = scan(checkpoint.tensors[name], made.update, buffer)
+        rooms.append(buffer)
+        return seen, made.hexdigest()
+
+    found = mapped(look, names, sum(checkpoint.tensors[name].nbytes for name in names))
+    met = {name: seen for name, (seen, _) in zip(names, found, strict=True)}
+    digests = {name: made for name, (_, made) in zip(names, found, strict=True)}
     return (*other, *told(checkpoint.tensors, met, names)), checksums.joined(digests, algorithm)
 
 

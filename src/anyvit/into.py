@@ -15,9 +15,10 @@ from anyvit.module import real_names
 from anyvit.reading import Reading, coverage
 from anyvit.report import Finding, Report, Trail, fold, order
 from anyvit.rules import parent
+from anyvit.side_by_side import mapped
 from anyvit.spec import Spec
 from anyvit.target import Target, contradictions, differences, recognise_module
-from anyvit.torch_io import to_torch
+from anyvit.torch_io import fill_from, lies_as, to_torch
 
 if TYPE_CHECKING:
     import torch
@@ -398,11 +399,14 @@ def _copy(module: nn.Module, values: Tensors, device: torch.device | None = None
     if empty:
         meta.assign(module, {n: t.to(own[n].dtype) for n, t in _read(empty, device, own=True)})
     rest = {n: t for n, t in values.items() if n not in empty}
-    small = sum(t.nbytes for t in rest.values()) <= WHOLE
+    size = sum(t.nbytes for t in rest.values())
+    straight = [n for n, t in rest.items() if size > WHOLE and lies_as(t, own[n])]
+    mapped(lambda name: fill_from(rest[name], own[name]), straight, size)
+    rest = {n: t for n, t in rest.items() if n not in set(straight)}
     places = dict.fromkeys(own[n].device for n in rest)
     reading = chain.from_iterable(_read({n: t for n, t in rest.items() if own[n].device == p}, p) for p in places)
     with torch.no_grad():
-        for name, tensor in dict(reading).items() if small else reading:
+        for name, tensor in reading if size > WHOLE else dict(reading).items():
             own[name].copy_(tensor)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import BadArgument, needs
-from anyvit.lazy import Lazy
+from anyvit.lazy import Lazy, read_into
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +94,31 @@ def to_torch(lazy: Lazy, dtype: torch.dtype | None = None) -> torch.Tensor:
         raw = torch.from_numpy(array.reshape(-1).view("uint8")) if array.size else torch.empty(0, dtype=torch.uint8)
         tensor = raw.view(torch_dtype(lazy.dtype)).reshape(lazy.shape)
     return tensor if dtype is None or tensor.dtype == dtype else tensor.to(dtype)
+
+
+def lies_as(lazy: Lazy, tensor: torch.Tensor) -> bool:
+    """Whether a file holds a tensor's values as the tensor has them in memory: type, order, on the CPU."""
+    import torch
+
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    plain = plain and tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_neg()
+    return plain and lazy.pieces is not None and tensor.dtype == torch_dtype(lazy.dtype)
+
+
+def fill_from(lazy: Lazy, tensor: torch.Tensor) -> None:
+    """Reads a tensor's values from a file into its memory, without a copy between.
+
+    Arguments:
+        lazy: byte ranges.
+        tensor: of the same shape, of which `lies_as` holds; changed in place.
+    """
+    import torch
+
+    memory, at = tensor.detach().reshape(-1).view(torch.uint8).numpy().data, 0
+    for piece in lazy.pieces or ():
+        read_into(piece.source, piece.offset, memory[at : at + piece.size])
+        at += piece.size
+    torch.autograd.graph.increment_version(tensor)
 
 
 def _mapped(lazy: Lazy) -> torch.Tensor | None:
