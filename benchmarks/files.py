@@ -181,14 +181,15 @@ def make(folder: Path, name: str) -> Path:
 
     Arguments:
         folder: where.
-        name: size and container, "l14.safetensors"; those of "g14" and "dinov3-7b-shards" hold no bytes, only holes.
+        name: size and container, "l14.safetensors"; those of "g14" and "dinov3-7b-shards" hold no bytes, only holes,
+            but "g14-full.safetensors" does.
     """
     path = folder / name
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     size = SIZES.get(name[:3], SEVEN)
-    if not name.startswith(("g14", "dinov3")):
+    if not name.startswith(("g14", "dinov3")) or "full" in name:
         containers.save(filled(shapes(size)), path)
         return path
     with sparse():

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.files import SIZES, Shapes, filled, hollow, make, shapes, sparse
+from benchmarks.files import SIZES, filled, hollow, make, shapes
 from benchmarks.process import Row, python
 
 FLOPS_TOKEN = 2 * 12 * (3 + 1 + 8) * 768**2
@@ -89,17 +89,12 @@ def _copy(source: Path, out: Path) -> None:
 
 
 def _grown(folder: Path, name: str, depth: int) -> Path:
-    """A ViT-L of another depth; large ones are holes, which read as zeros."""
+    """A ViT-L of another depth."""
     from anyvit import containers
 
     path = folder / f"grow-{name.replace(' ', '')}.safetensors"
-    named: Shapes = shapes(SIZES["l14"], depth)
     folder.mkdir(parents=True, exist_ok=True)
-    if depth < 50:
-        containers.save(filled(named), path)
-    else:
-        with sparse():
-            containers.save(hollow(named), path)
+    containers.save(filled(shapes(SIZES["l14"], depth)), path)
     return path
 
 
