@@ -26,7 +26,8 @@ OURS = (
 import sys
 start = _t()
 import torch
-import anyvit.api, anyvit.assemble, anyvit.model
+import anyvit.adapt, anyvit.api, anyvit.assemble, anyvit.containers.folder, anyvit.containers.safetensors
+import anyvit.containers.torch_file, anyvit.deep, anyvit.model
 imported = _t()
 model = anyvit.api.load(sys.argv[1], **json.loads(sys.argv[2]))
 """
