@@ -22,7 +22,7 @@ from anyvit import axes, integrity, names
 from anyvit.containers import open_checkpoint, save
 from anyvit.errors import AnyvitError
 from anyvit.lazy import Checkpoint, from_array
-from anyvit.reading import understand
+from anyvit.reading import Ask, understand
 from anyvit.rules import Dialect, R, read, write
 
 CORPUS = Path(__file__).resolve().parents[1] / "fixtures" / "corpus"
@@ -126,38 +126,42 @@ def _external(data: bytes, folder: Path) -> Path:
     return _file("a.onnx")(data, folder)
 
 
-_STORAGES = {f"a/data/{key}": bytes(512) for key in range(4)} | {"a/byteorder": b"little", "a/version": b"3\n"}
+_STORAGES = {f"a/data/{key}": bytes(512) for key in range(16)} | {"a/byteorder": b"little", "a/version": b"3\n"}
 _SCRIPT = {**_STORAGES, "a/constants.pkl": b"\x80\x02).", "a/code/x.py": b""}
 
 
-def _torch_place(data: bytes, folder: Path) -> Path:
-    """A whole archive, or the pickle in one whose checksums are right; a TorchScript archive for every other length."""
-    if data[:2] == b"PK":
-        return _file("a.pth")(data, folder)
-    return _member("a.pth", "a/data.pkl", _SCRIPT if len(data) % 2 else _STORAGES)(data, folder)
+_EXPORTED = {**{f"a/data/weights/weight_{key}": bytes(512) for key in range(12)}, "a/byteorder": b"little"}
 
 
-def _npz_place(data: bytes, folder: Path) -> Path:
-    """A whole archive, or an array in one whose checksums are right."""
-    if data[:2] == b"PK":
-        return _file("a.npz")(data, folder)
-    return _member("a.npz", "norm.weight.npy", {})(data, folder)
+def _archive(file: str, member: str, others: dict[str, bytes]) -> Place:
+    """The input is a whole archive, or one member of an archive whose checksums are right."""
+    whole, part = _file(file), _member(file, member, others)
+    return lambda data, folder: (whole if data[:2] == b"PK" else part)(data, folder)
 
 
-def _json_place(data: bytes, folder: Path) -> Path:
-    """A weight map of shards, or a configuration beside weights."""
-    return (_index if b"weight_map" in data else _config)(data, folder)
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00(X\x10\x00\x00\x00protocol_versionM\xe9\x03X\r\x00\x00\x00little_endian\x88u."
+"""Magic number, version and system of torch's older layout. Source: torch/serialization.py `_legacy_save`."""
+
+
+def _legacy_place(data: bytes, folder: Path) -> Path:
+    """torch's older layout: a whole file, or what stands behind its head."""
+    return _file("a.pth")(data if data[:13] == _LEGACY[:13] else _LEGACY + data, folder)
 
 
 PLACES: dict[str, Place] = {
     "safetensors": _file("a.safetensors"),
-    "torch": _torch_place,
+    "index": _index,
+    "config": _config,
+    "torch": _archive("a.pth", "a/data.pkl", _STORAGES),
+    "torchscript": _archive("a.pt", "a/data.pkl", _SCRIPT),
+    "legacy": _legacy_place,
     "pickle": _file("a.pkl"),
-    "npz": _npz_place,
+    "pt2": _archive("a.pt2", "a/data/weights/model_weights_config.json", _EXPORTED),
+    "npz": _archive("a.npz", "norm.weight.npy", {}),
+    "npy": _file("a.npy"),
     "msgpack": _file("a.msgpack"),
     "onnx": _external,
     "dcp": _metadata,
-    "json": _json_place,
 }
 """Kind → how its bytes become something to open."""
 KINDS = (*PLACES, "rules")
@@ -177,13 +181,14 @@ def one_input(kind: str, data: bytes, folder: Path) -> str:
     try:
         if kind == "rules":
             return _rules(data)
-        return _opened(open_checkpoint(PLACES[kind](data, folder)))
+        # A configuration does not change how names are recognised, which would take most of the time.
+        return _opened(open_checkpoint(PLACES[kind](data, folder)), Ask(dialect="timm" if kind == "config" else None))
     except AnyvitError as error:
         assert len(str(error)) <= 2_000, len(str(error))
         return type(error).__name__
 
 
-def _opened(checkpoint: Checkpoint) -> str:
+def _opened(checkpoint: Checkpoint, ask: Ask) -> str:
     for tensor in list(checkpoint.tensors.values())[:64]:
         if tensor.nbytes <= READ_LIMIT:
             try:
@@ -192,7 +197,7 @@ def _opened(checkpoint: Checkpoint) -> str:
                 continue
     for key in list(checkpoint.extras)[:64]:
         checkpoint.extras[key]
-    report = understand(checkpoint).report()
+    report = understand(checkpoint, ask).report()
     assert len(str(report)) < 100_000 and report.to_json()
     integrity.provenance(checkpoint)
     for note in checkpoint.verify() if checkpoint.verify else ():
@@ -275,6 +280,26 @@ def _torch_pickle() -> Iterator[bytes]:
     yield next(data for name, data in unpacked(out.getvalue()).items() if name.endswith("data.pkl"))
 
 
+def _module() -> Any:
+    """The tensors as a module that computes nothing of them."""
+    import torch
+
+    class Part(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    whole = Part()
+    for name, value in tensors().items():
+        *path, leaf = name.split(".")
+        part: torch.nn.Module = whole
+        for key in path:
+            if key not in dict(part.named_children()):
+                part.add_module(key, Part())
+            part = part.get_submodule(key)
+        part.register_parameter(leaf, torch.nn.Parameter(torch.from_numpy(value)))
+    return whole.eval()
+
+
 def _torchscript() -> Iterator[bytes]:
     import warnings
 
@@ -282,11 +307,12 @@ def _torchscript() -> Iterator[bytes]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
-        traced = torch.jit.trace(module, torch.zeros(1, 2))
-    out = io.BytesIO()
-    torch.jit.save(traced, out)
-    yield next(data for name, data in unpacked(out.getvalue()).items() if name.endswith("data.pkl"))
+        traced = torch.jit.trace(_module(), torch.zeros(1, 2))
+        layers = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2)))
+    for module in (traced, layers):
+        out = io.BytesIO()
+        torch.jit.save(module, out)
+        yield next(data for name, data in unpacked(out.getvalue()).items() if name.endswith("data.pkl"))
 
 
 def _legacy() -> Iterator[bytes]:
@@ -295,6 +321,26 @@ def _legacy() -> Iterator[bytes]:
     for value in (_nested(), {"a": torch.zeros(3), "b": torch.zeros(2, dtype=torch.bfloat16)}):
         out = io.BytesIO()
         torch.save(value, out, _use_new_zipfile_serialization=False)
+        yield out.getvalue()
+
+
+def _exported() -> Iterator[bytes]:
+    import torch
+
+    out = io.BytesIO()
+    torch.export.save(torch.export.export(_module(), (torch.zeros(1, 2),)), out)
+    parts = {
+        name: data for name, data in unpacked(out.getvalue()).items() if "/weights/" in name or "byteorder" in name
+    }
+    yield archive(parts)
+    listed = next(data for name, data in parts.items() if name.endswith("_weights_config.json"))
+    yield json.dumps(json.loads(listed), separators=(",", ":")).encode()
+
+
+def _npy() -> Iterator[bytes]:
+    for value in ({"params": tensors(), "step": 3}, np.zeros(3, "f4"), np.array([{"a": np.zeros(2, "f4")}], object)):
+        out = io.BytesIO()
+        np.save(out, np.array(value, object) if isinstance(value, dict) else value)
         yield out.getvalue()
 
 
@@ -393,8 +439,8 @@ def _dcp() -> Iterator[bytes]:
         yield (Path(folder) / ".metadata").read_bytes()
 
 
-def _json(*values: object) -> Callable[[], Iterator[bytes]]:
-    return lambda: (json.dumps(value).encode() + b" " * i for value in values for i in range(len(CONFIGS)))
+def _json(*values: object) -> list[bytes]:
+    return [json.dumps(value).encode() for value in values]
 
 
 def _lines() -> Iterator[bytes]:
@@ -407,20 +453,34 @@ def _lines() -> Iterator[bytes]:
 
 _SEEDS: dict[str, tuple[Callable[[], Iterator[bytes]], ...]] = {
     "safetensors": (_safetensors,),
-    "torch": (_torch, _torch_pickle, _torchscript),
-    "pickle": (_pickle, _legacy),
+    "torch": (_torch, _torch_pickle),
+    "torchscript": (_torchscript,),
+    "legacy": (_legacy,),
+    "pickle": (_pickle,),
+    "pt2": (_exported,),
     "npz": (_npz, _npz_array),
+    "npy": (_npy,),
     "msgpack": (_msgpack,),
     "onnx": (_onnx,),
     "dcp": (_dcp,),
-    "json": (_json(
+    "index": (lambda: iter(_json(
         {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors(), "a.safetensors")},
+        {"weight_map": dict.fromkeys([*tensors(), "head.weight"], "./a.safetensors")},
+        {"weight_map": {**dict.fromkeys(tensors(), "a.safetensors"), "head.bias": "b-00002-of-00002.safetensors"}},
+    )),),
+    "config": (lambda: (data + b" " * i for data in _json(
         {"model_type": "vit", "hidden_size": 8, "num_attention_heads": 2, "patch_size": 2, "image_size": 4},
+        {"model_type": "clip", "vision_config": {"hidden_size": 8, "num_hidden_layers": 1, "hidden_act": "quick_gelu"}},
+        {"model_type": "dinov2", "hidden_size": 8, "mlp_ratio": 2, "use_swiglu_ffn": False, "layerscale_value": 1.0},
         {"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"depth": 1, "num_heads": 2},
          "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "input_size": [3, 4, 4]}},
+        {"architecture": "eva02_base_patch14_224", "model_args": {"depth": 1, "norm_layer": "RmsNorm"}},
         {"model_cfg": {"embed_dim": 8, "vision_cfg": {"image_size": 4, "layers": 1, "width": 8, "patch_size": 2}}},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {"timm_model_name": "vit_base_patch16_224", "timm_pool": ""}},
+         "preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1]}},
         {"do_resize": True, "size": {"height": 4, "width": 4}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]},
-        {"arch": "vit_small", "patch_size": 2, "drop_path": 0.1, "num_heads": 2},
-    ),),
+        {"args": {"cpe_max_size": 4, "teachers": [{"name": "a", "use_summary": True}], "register_multiple": 2}},
+        {"arch": "vit_small", "patch_size": 2, "drop_path_rate": 0.1, "num_heads": 2, "block_chunks": 0},
+    ) for i in range(len(CONFIGS))),),
     "rules": (_lines,),
 }  # fmt: skip

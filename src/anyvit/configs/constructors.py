@@ -68,6 +68,8 @@ def _timm(spec: Spec, dialect: str, names: Collection[str]) -> str | None:
     if {"pre_logits.weight", "proj.weight", "proj.fc1.weight", "neck.conv1.weight"} & set(names):
         return None
     wanted, unsaid = timm.arguments(spec, form, names)
+    if unsaid:
+        return None
     name, args, missing = timm.nearest(form, wanted)
     code: dict[str, str] = {}
     if set(missing) <= {"eps", "norm"} and missing:
@@ -75,7 +77,7 @@ def _timm(spec: Spec, dialect: str, names: Collection[str]) -> str | None:
         args.pop("norm_layer", None)
         code["norm_layer"] = f"functools.partial(timm.layers.{layer}, eps={spec.eps!r})"
         missing = {}
-    if unsaid or missing:
+    if missing:
         return None
     args["num_classes"] = spec.num_classes if "head.weight" in names or not names else 0
     if None in args.values():
