@@ -55,7 +55,9 @@ def open_checkpoint(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Check
     from anyvit.containers.limits import check_names
 
     if isinstance(source, str) and "://" in source:
-        return folder.read_remote(source)
+        found = folder.read_remote(source)
+        check_names(source, found.tensors)
+        return found
     path = Path(source)
     if path.is_dir():
         found = folder.read(path)

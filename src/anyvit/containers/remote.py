@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import stat
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from threading import Lock
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyvit.containers.files import LocalFile
 from anyvit.errors import AnyvitError, FileError, needs
+
+if TYPE_CHECKING:
+    from anyvit.containers.http import Web
 
 LEAST, MOST = 16 << 10, 8 << 20
 """Bytes asked for at a time: few where single places are looked at, more with each request that goes on from the last."""
 TRIES = 3
 """Attempts at one range before giving up."""
-KEPT = 32
-"""Ranges that are remembered."""
+KEPT = 16 << 20
+"""Bytes that are remembered."""
 
 
 class Address:
@@ -86,12 +91,31 @@ class Address:
         return self._system
 
     @cached_property
+    def web(self) -> Web | None:
+        """The file on its web server; None for other schemes.
+
+        Raises:
+            FileError: it is not there, or cannot be reached.
+        """
+        if not self.url.startswith(("http://", "https://")):
+            return None
+        from anyvit.containers import http
+
+        system = self.system
+        try:
+            return http.Web(system, str(self))
+        except Exception as error:  # whatever aiohttp raises
+            raise http.refused(str(self), error) from error
+
+    @cached_property
     def info(self) -> dict[str, Any]:
         """Size and kind.
 
         Raises:
             FileError: it is not there, or cannot be reached.
         """
+        if self.web is not None:
+            return {"size": self.web.size, "type": "file"}
         try:
             return self.system.info(str(self))
         except AnyvitError:
@@ -116,7 +140,9 @@ class Address:
         return SimpleNamespace(st_size=self.info.get("size") or 0, st_mode=stat.S_IFREG | 0o444)
 
     def iterdir(self) -> Sequence[Address]:
-        """What a folder holds; nothing where the scheme has no listings."""
+        """What a folder holds; nothing where the scheme has no listings, as a web server has none."""
+        if self.url.startswith(("http://", "https://")):
+            return ()
         try:
             found = self.system.ls(str(self), detail=False)
         except Exception:  # a web server that lists nothing is no fault of the file's
@@ -154,22 +180,27 @@ class RemoteFile(LocalFile):
         size = path.info.get("size")
         if size is None:
             raise FileError(f"{path}: the server does not say how long it is", remedy="download it first")
-        self.size, self._kept, self._ahead = int(size), [], LEAST
-        if self.size > 1:
-            self._prove()
+        self.size, self._kept = int(size), Kept(KEPT)
+        self._ahead, self._last = LEAST, (0, 0)
+        if path.web is not None and not path.web.ranges and self.size > 1:
+            raise FileError(
+                f"{self.name} lies on a server that sends whole files only, no ranges", found=f"{self.size} bytes",
+                remedy="download it first",
+            )  # fmt: skip
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`."""
         if offset + size > self.size:
             raise self._cut(offset + size)
-        for start, data in reversed(self._kept):
-            if start <= offset and offset + size <= start + len(data):
-                return data[offset - start : offset - start + size]
+        found = self._kept.find(offset, size)
+        if found is not None:
+            return found
         start, end = self._span(offset, size)
         data = self._fetch(start, end)
+        self._last = (start, end)
         if len(data) != end - start:
             raise self._cut(end)
-        self._keep(start, data)
+        self._kept.add(start, data)
         return data[offset - start : offset - start + size]
 
     def read_into(self, offset: int, room: memoryview) -> None:
@@ -183,32 +214,41 @@ class RemoteFile(LocalFile):
     def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Asks for many (offset, size) at once, so that reading them one by one does not wait for each."""
         wanted = [(offset, min(offset + size, self.size)) for offset, size in ranges]
-        starts, ends = [start for start, _ in wanted], [end for _, end in wanted]
+        wanted = [(start, end) for start, end in wanted if self._kept.find(start, end - start) is None]
         try:
-            found = self.address.system.cat_ranges([self.name] * len(wanted), starts, ends)
+            if self.address.web is not None:
+                found: Sequence[Any] = self.address.web.fetch_all(wanted)
+            else:
+                starts, ends = [start for start, _ in wanted], [end for _, end in wanted]
+                found = self.address.system.cat_ranges([self.name] * len(wanted), starts, ends)
         except Exception as error:
             raise unreachable(self.address, error) from error
         # what did not come stands there as an exception: `read` asks for it again, and says why it does not come
-        self._kept += [(start, data) for start, data in zip(starts, found, strict=True) if isinstance(data, bytes)]
+        for (start, end), data in zip(wanted, found, strict=True):
+            if isinstance(data, bytes) and len(data) == end - start:
+                self._kept.add(start, data)
 
     def __del__(self) -> None:
         pass
 
     def _span(self, offset: int, size: int) -> tuple[int, int]:
         """The range to ask for: more than is needed, the more so where reading goes on from the last range."""
-        start, data = self._kept[-1] if self._kept else (0, b"")
-        goes_on = data and start <= offset <= start + len(data)
+        first, last = self._last
+        goes_on = last and first <= offset <= last
         self._ahead = min(self._ahead * 2, MOST) if goes_on else LEAST
         if size >= self._ahead:
             return offset, offset + size
         end = min(offset + self._ahead, self.size)
         return max(0, min(offset, end - self._ahead)), end
 
-    def _keep(self, start: int, data: bytes) -> None:
-        small = [kept for kept in self._kept if len(kept[1]) <= LEAST * 16]
-        self._kept = [*small[-KEPT:], (start, data)]
-
     def _fetch(self, start: int, end: int) -> bytes:
+        if self.address.web is not None:
+            from anyvit.containers import http
+
+            try:
+                return self.address.web.fetch(start, end)
+            except Exception as error:  # whatever aiohttp raises
+                raise http.refused(self.name, error) from error
         for left in reversed(range(TRIES)):
             try:
                 return self.address.system.cat_file(self.name, start=start, end=end)
@@ -217,21 +257,65 @@ class RemoteFile(LocalFile):
                     raise unreachable(self.address, error) from error
         raise AssertionError
 
-    def _prove(self) -> None:
-        """Reads one byte behind the first; a server that knows no ranges would send the whole file."""
-        try:
-            with self.address.system.open(self.name, "rb", block_size=LEAST, cache_type="none") as file:
-                file.seek(1)
-                file.read(1)
-        except AnyvitError:
-            raise
-        except ValueError as error:
-            raise FileError(
-                f"{self.name} lies on a server that sends whole files only, no ranges", found=f"{self.size} bytes",
-                remedy="download it first",
-            ) from error  # fmt: skip
-        except Exception as error:
-            raise unreachable(self.address, error) from error
+
+class Kept:
+    """Parts of a file that were read: none overlaps another, those that came first go first; safe from many threads.
+
+    Arguments:
+        room: bytes to hold; longer parts are not kept.
+
+    Example:
+        >>> kept = Kept(100)
+        >>> kept.add(10, b"abcd"), kept.add(14, b"ef"), kept.add(8, b"89ab")
+        (None, None, None)
+        >>> kept.find(9, 6), kept.find(15, 2)
+        (b'9abcde', None)
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room, self.size = room, 0
+        self._starts: list[int] = []
+        self._parts: dict[int, bytes] = {}
+        self._lock = Lock()
+
+    def find(self, offset: int, size: int) -> bytes | None:
+        """Exactly these bytes, out of one part or of several that touch; None where one is missing."""
+        with self._lock:
+            found: list[bytes] = []
+            at, end = offset, offset + size
+            while at < end:
+                before = bisect_right(self._starts, at) - 1
+                start = self._starts[before] if before >= 0 else 0
+                part = self._parts[start][at - start : end - start] if before >= 0 else b""
+                if not part:
+                    return None
+                found.append(part)
+                at += len(part)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def add(self, start: int, data: bytes) -> None:
+        """Keeps what of a part is not there."""
+        if len(data) > self.room:
+            return
+        with self._lock:
+            for begin, end in list(self._gaps(start, start + len(data))):
+                self._parts[begin] = data if end - begin == len(data) else data[begin - start : end - start]
+                insort(self._starts, begin)
+                self.size += end - begin
+            while self.size > self.room:
+                first = next(iter(self._parts))
+                self.size -= len(self._parts.pop(first))
+                del self._starts[bisect_left(self._starts, first)]
+
+    def _gaps(self, at: int, end: int) -> Iterable[tuple[int, int]]:
+        """What of a span is in no part."""
+        index = max(0, bisect_right(self._starts, at) - 1)
+        for start in self._starts[index : bisect_left(self._starts, end)]:
+            if at < start:
+                yield at, start
+            at = max(at, start + len(self._parts[start]))
+        if at < end:
+            yield at, end
 
 
 def unreachable(address: Address, error: Exception) -> FileError:
