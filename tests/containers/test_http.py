@@ -22,6 +22,8 @@ from anyvit.containers.remote import Address, RemoteFile
 from anyvit.errors import FileError
 
 DATA = bytes(i * 7 % 251 for i in range(200_000))
+PACKED = gzip.compress(bytes(2_000_000))
+"""A thousand times as much when it is unpacked."""
 Answer = Callable[["Handler", int, int], None]
 
 
@@ -98,7 +100,7 @@ def whole(handler: Handler, start: int, end: int) -> None:
 
 
 def packed(handler: Handler, start: int, end: int) -> None:
-    part = gzip.compress(bytes(50_000_000))  # a thousand times as much when it is unpacked
+    part = PACKED
     handler.head(
         206, Content_Range=f"bytes {start}-{end - 1}/{len(DATA)}", Content_Length=len(part), Content_Encoding="gzip"
     )
