@@ -101,6 +101,36 @@ def test_it_would_not_without_the_optimizer(tmp_path: Path, monkeypatch: pytest.
     assert not same(run(load(), steps=4, save_every=2, out=tmp_path, augment=Fatal(99, _interrupt)).vit, whole.vit)
 
 
+def scaled() -> Any:
+    """Fabric in float16 with a gradient scaler, which on CPUs it has only where it is given one; it starts too high."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.precision import MixedPrecision
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**26, growth_interval=4)
+    made = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+    made.launch()
+    return made
+
+
+def test_a_resumed_run_in_float16_has_the_scale_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each overflow halves the scale and leaves out a step: with another scale other steps are taken."""
+    whole = run(load(), steps=24, save_every=3, augment="crop+flip", fabric=scaled())
+    options: dict[str, Any] = {"steps": 24, "save_every": 3, "augment": "crop+flip", "out": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        run(load(), fabric=scaled(), **{**options, "augment": Fatal(75, _interrupt)})
+    kept = state.load(tmp_path / state.NAME)
+    assert 15 < kept["step"] < 24 and kept["precision"]["scale"] < 2.0**24
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.amp.GradScaler, "load_state_dict", lambda *_: None)
+        (tmp_path / "copy").mkdir()
+        (tmp_path / "copy" / state.NAME).write_bytes((tmp_path / state.NAME).read_bytes())
+        other = run(load(), fabric=scaled(), **{**options, "out": tmp_path / "copy"})
+        assert not same(other.vit, whole.vit)
+    again = run(load(), fabric=scaled(), **options)
+    assert again.resumed == kept["step"] and again.losses == whole.losses and same(again.vit, whole.vit)
+    assert min(whole.losses[16:]) < whole.losses[0]
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -258,7 +258,7 @@ def _trained(run: _Run, fabric: Fabric, resume: bool, progress: bool | None) -> 
     path = None if run.out is None else run.out / state.NAME
     run.vit.to(fabric.device)
     optimizer = rates.optimizer(run.vit, run.groups)
-    first = _resumed(run, optimizer, path) if resume and path is not None and path.exists() else 0
+    first = _resumed(run, fabric, optimizer, path) if resume and path is not None and path.exists() else 0
     if path is not None:
         _folder(path.parent)
     model, prepared = fabric.setup(run.vit, optimizer)
@@ -283,8 +283,8 @@ def _trained(run: _Run, fabric: Fabric, resume: bool, progress: bool | None) -> 
     return first
 
 
-def _resumed(run: _Run, optimizer: torch.optim.Optimizer, path: Path) -> int:
-    """The run on disk put into model, optimizer and generators; gives its step."""
+def _resumed(run: _Run, fabric: Fabric, optimizer: torch.optim.Optimizer, path: Path) -> int:
+    """The run on disk put into model, optimizer, gradient scaler and generators; gives its step."""
     kept = state.load(path)
     state.agree(path, kept["arguments"], run.arguments)
     mine, rest = state.parts(run.vit, run.trained)
@@ -295,6 +295,8 @@ def _resumed(run: _Run, optimizer: torch.optim.Optimizer, path: Path) -> int:
         for name, tensor in mine.items():
             tensor.copy_(kept["model"][name])
     optimizer.load_state_dict(kept["optimizer"])
+    if kept.get("precision"):  # the scale that "16-mixed" has found
+        fabric.strategy.precision.load_state_dict(kept["precision"])
     state.restore(kept["generators"])
     run.losses[:], run.accuracy = kept["losses"], dict(kept["accuracy"])
     return kept["step"]
@@ -359,7 +361,7 @@ def _save(run: _Run, fabric: Fabric, optimizer: Any, path: Path | None, done: in
         content = {
             "step": done, "model": state.parts(run.vit, run.trained)[0], "optimizer": optimizer.state_dict(),
             "generators": state.generators(), "losses": list(run.losses), "accuracy": dict(run.accuracy),
-            "arguments": run.arguments, "frozen": frozen,
+            "arguments": run.arguments, "frozen": frozen, "precision": fabric.strategy.precision.state_dict(),
         }  # fmt: skip
         state.save(path, content)
     fabric.barrier()
