@@ -186,11 +186,11 @@ def guided(kind: str, seconds: float, work: Path) -> None:
 
 READING = (
     "axes", "canon", "causes", "configs", "conform", "containers", "diagnose", "dialects", "dtypes", "errors", "expected",
-    "fit", "infer", "integrity", "lazy", "names", "reading", "recognise", "report", "rules", "scan", "show", "spec",
+    "fit", "infer", "integrity", "lazy", "names", "provenance", "reading", "recognise", "report", "rules", "scan", "show", "spec",
     "weight_sets",
 )  # fmt: skip
 """Parts of anyvit that see a file before a model is built."""
-READERS = ("containers", "integrity", "noted", "reading", "reparametrized")
+READERS = ("containers", "damage", "integrity", "noted", "reading", "reparametrized")
 GUIDES = {"config": ("configs", "containers.siblings", "containers.sniff", "infer", "reading", "spec")}
 """Parts whose coverage guides the search, for a kind. Counting makes Python many times slower, so recognition, which
 a file's bytes reach through nothing but names and shapes, is run and not counted."""

@@ -80,8 +80,8 @@ def test_names_lead_back_to_the_module() -> None:
 
 @torch.no_grad()
 def test_our_own_model_brings_its_spec_and_its_changes_along() -> None:
-    from anyvit.integrity import provenance
     from anyvit.model import ViT
+    from anyvit.provenance import provenance
     from anyvit.spec import Spec
 
     spec = Spec(embed_dim=16, depth=2, num_heads=4, mlp_dim=16, patch_size=4, image_size=(12, 20), eps=0.1, act="quick_gelu",

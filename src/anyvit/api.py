@@ -45,7 +45,7 @@ def inspect(path: Source, *, weights: str | None = None, deep: bool = False) -> 
         from anyvit.deep import ask
 
         found = ask(found)
-    from anyvit.integrity import provenance
+    from anyvit.provenance import provenance
 
     return replace(found.report(), provenance=provenance(found.checkpoint))
 

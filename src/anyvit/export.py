@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import adaln, configs, containers, dialects, expected, fit, integrity, lazy, rewrite
+from anyvit import adaln, configs, containers, dialects, expected, fit, integrity, lazy, provenance, rewrite
 from anyvit.adapt import Adapted
 from anyvit.dialects.hf_deit import one_classifier
 from anyvit.dtypes import ITEMSIZE, is_floating
@@ -71,14 +71,14 @@ def write_out(
     tensors = _typed(said.tensors, dtype)
     report = _report(found, state, said)
     metadata = configs.provenance(said.fitted.spec, found.match, found.checkpoint, said.dialect)
-    metadata |= integrity.record(found, said.dialect, report.findings, asked)
+    metadata |= provenance.record(found, said.dialect, report.findings, asked)
     running = integrity.begin(found.checkpoint, found.tensors, check, found.spec)
     if folder:
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:
         containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
     return report.adding(
-        (*running.findings(), *integrity.recordless(out), *_untold(out, said.fitted.spec, said.dialect))
+        (*running.findings(), *provenance.recordless(out), *_untold(out, said.fitted.spec, said.dialect))
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether bytes are those that were written and values those of weights; and a record of where a file comes from.
+"""Whether bytes are those that were written, and values those of weights.
 
 Reading every byte costs more than loading a model does. So it is done at once for small files, and beside the work for
 large ones: checksums of the container, checksums that `convert` recorded, and a look at the values.
@@ -6,35 +6,28 @@ large ones: checksums of the container, checksums that `convert` recorded, and a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import __version__, canon, containers
+from anyvit import containers
 from anyvit.containers import checksums
 from anyvit.containers.stream import room
+from anyvit.damage import told
 from anyvit.errors import AnyvitError, BadArgument, FileError
 from anyvit.lazy import Checkpoint, Lazy, Note
+from anyvit.provenance import source_digest, sources
 from anyvit.report import Finding, fold
-from anyvit.scan import SHARE, Seen, scan
+from anyvit.scan import Seen, scan
 from anyvit.side_by_side import mapped
 
 if TYPE_CHECKING:
     from threading import Thread
 
-    from anyvit.reading import Reading
-    from anyvit.rules import Dialect
     from anyvit.spec import Spec
 
 MODES = ("now", "beside", "off")
 SMALL = 16 << 20
 """Bytes that are checked at once: about the time that building a model takes."""
-RECORD = "anyvit.provenance"
-"""Metadata key of the record."""
-TOLD = ("weights", "resized", "folded", "new", "assumed", "ignored", "unsayable", "rewritten", "trained")
-"""Kinds of findings that say how the tensors of a file came to be what they are."""
 
 
 def mode(check: str | None, size: int) -> str:
@@ -76,7 +69,7 @@ def begin(
         FileError: checked at once, and a checksum is wrong.
         BadArgument: another word.
     """
-    names = _sources(checkpoint, tensors)
+    names = sources(checkpoint, tensors)
     # What lies elsewhere would be fetched twice.
     check = "off" if check is None and "://" in checkpoint.path else check
     when = mode(check, sum(checkpoint.tensors[name].nbytes for name in names))
@@ -93,21 +86,6 @@ def _odd(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
     from anyvit.deep import odd_blocks
 
     return odd_blocks(tensors, spec)
-
-
-def _sources(checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> dict[str, bool]:
-    """The names in the file that canonical tensors are made of, and whether each is a weight matrix."""
-    names: dict[str, bool] = {}
-    for name, tensor in tensors.items():
-        for origin in tensor.origin:
-            if origin in checkpoint.tensors:
-                names[origin] = names.get(origin, False) or _is_matrix(name)
-    return names
-
-
-def _is_matrix(name: str) -> bool:
-    """Whether a canonical tensor is a matrix that training fills: zeros in biases, tokens and new heads are usual."""
-    return name.endswith(".weight") and (canon.role(name) in ("attention", "mlp") or name == "embed.patch.weight")
 
 
 class Check:
@@ -248,164 +226,6 @@ def _damaged(checkpoint: Checkpoint, wrong: list[Note]) -> FileError:
     )
 
 
-def told(tensors: Mapping[str, Lazy], met: Mapping[str, Seen], matrices: Mapping[str, bool]) -> tuple[Finding, ...]:
-    """Findings for what was met in values, each with its place.
-
-    Arguments:
-        tensors: name → tensor.
-        met: name → what `scan` met.
-        matrices: name → whether it is a weight matrix, which is never constant.
-    """
-    bad, lone, constant, gaps, tiny = [], [], [], [], []
-    for name, seen in met.items():
-        shape = tensors[name].shape
-        count = prod(shape)
-        if seen.bad:
-            many, first, value = seen.bad
-            bad.append((name, f"{place(name, shape, first)} = {value} ({many} of {count} values)"))
-        for at, value in seen.lone:
-            lone.append((name, f"{place(name, shape, at)} = {value:.3g}"))
-        if matrices.get(name) and seen.constant is not None and count > 1:
-            constant.append((name, f"all {count} values of {name} are {seen.constant:g}"))
-        elif matrices.get(name) and seen.gaps:
-            gaps.append((name, f"{seen.gaps[0]} pages of zeros from {place(name, shape, seen.gaps[1])}"))
-        if seen.tiny > SHARE * count:
-            tiny.append((name, f"{seen.tiny} of {count} values of {name}"))
-    again = "compare with the original: a damaged copy, or training that diverged"
-    cut = "compare with the original: part of the file was never filled, or the weights were set to zero on purpose"
-    slow = "torch.set_flush_denormal(True) where the processor is slow"
-    return tuple(
-        Finding(kind, fold(dict.fromkeys(name for name, _ in found)), f"{what}: {_listed(found)}", remedy)
-        for kind, found, what, remedy in (
-            ("nan", bad, "NaN or infinite values", again),
-            ("outlier", lone, "a lone value of implausible magnitude, as a flipped bit makes it", again),
-            ("constant", constant, "a weight matrix that is constant", cut),
-            ("constant", gaps, "gaps in a weight matrix", cut),
-            ("denormal", tiny, "values below the smallest normal number", slow),
-        )
-        if found
-    )
-
-
-def _listed(found: list[tuple[str, str]]) -> str:
-    more = f", and {len(found) - 4} more" if len(found) > 4 else ""
-    return "; ".join(text for _, text in found[:4]) + more
-
-
-def place(name: str, shape: tuple[int, ...], flat: int) -> str:
-    """Where a value lies.
-
-    Example:
-        >>> place("a.weight", (2, 3), 4)
-        'a.weight[1, 1]'
-    """
-    at = []
-    for size in reversed(shape):
-        flat, index = divmod(flat, size)
-        at.append(str(index))
-    return f"{name}[{', '.join(reversed(at))}]" if at else name
-
-
-def record(
-    found: Reading, dialect: Dialect, findings: Iterable[Finding], asked: Mapping[str, Any] | None = None
-) -> dict[str, str]:
-    """Metadata that says where a written file comes from: no clock, path or random id.
-
-    Arguments:
-        found: the source, understood.
-        dialect: the target's.
-        findings: what was resized, folded, assumed, … on the way.
-        asked: the adaptations that the caller asked for, by argument.
-
-    Returns:
-        Metadata; a `Check.seal` replaces the blank source checksum in it.
-    """
-    assert found.match is not None and found.spec is not None
-    reading = found.match.dialect
-    used = {hit.item.theirs: hit.item for hit in found.match.hits.values()} if found.match.hits else {}
-    assumed = {n: f.value for n, f in found.spec.facts.items() if f.how == "assumed"}
-    content = {
-        "anyvit": __version__,
-        "source": {
-            "container": found.checkpoint.container,
-            "dialect": reading.name,
-            "prefix": found.match.prefix,
-            "lineage": found.spec.lineage,
-            "tensors": len(found.tensors),
-        },
-        "target": {"dialect": dialect.name},
-        "asked": dict(asked or {}),
-        "rules": [[rule.theirs, rule.ours, rule.axes] for rule in used.values()],
-        "changes": changes(findings),
-        "assumed": assumed,
-    }
-    if earlier := _earlier(found.checkpoint):
-        content["earlier"] = earlier
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return {RECORD: text, checksums.SOURCE: checksums.blank()}
-
-
-def changes(findings: Iterable[Finding]) -> list[list[Any]]:
-    """The findings that a record keeps, as plain values: kind, names, cause."""
-    return [[f.kind, list(f.names), f.cause] for f in findings if f.kind in TOLD]
-
-
-def _earlier(checkpoint: Checkpoint) -> list[Any]:
-    """What was changed before the source was written, oldest first."""
-    before = provenance(checkpoint)
-    both = [before.get("earlier"), before.get("changes")]
-    return [change for some in both if isinstance(some, list) for change in some]
-
-
-def recordless(out: Path) -> tuple[Finding, ...]:
-    """What to say of a target that has no place for the record.
-
-    Example:
-        >>> [f.kind for f in recordless(Path("model.npz"))], recordless(Path("model.safetensors"))
-        (['note'], ())
-    """
-    if out.suffix.lower() != ".npz":
-        return ()
-    cause = "npz has no place for the record of where the tensors come from; its own CRC-32 of each array is there"
-    return (Finding("note", (), cause, "write .safetensors to have the record"),)
-
-
-def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The record of a file that anyvit wrote, with its source's checksum; empty for others and for one that is damaged.
-
-    Example:
-        >>> provenance(Checkpoint({}, "safetensors", metadata={"anyvit.provenance": '{"target": {"dialect": "timm"}}'}))
-        {'target': {'dialect': 'timm'}}
-    """
-    try:
-        content = json.loads(checkpoint.metadata.get(RECORD, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    digest = checkpoint.metadata.get(checksums.SOURCE, "")
-    return {**content, "source_digest": digest} if digest.rpartition(":")[2].strip("0") else content
-
-
-def source_digest(path: Any, weights: str | None = None) -> str:
-    """The checksum over the tensors that a model is read from, as `convert` records it.
-
-    Arguments:
-        path: a file, a folder or a mapping.
-        weights: the weight set, as for `load`.
-
-    Returns:
-        Algorithm, colon, hexadecimal digits; the same where names, element types, shapes and bytes are.
-    """
-    from anyvit.reading import Ask, understand
-
-    found = understand(containers.open_checkpoint(path), Ask(weights))
-    algorithm = checksums.preferred()
-    names = _sources(found.checkpoint, found.tensors)
-    digests = {name: checksums.digest(found.checkpoint.tensors[name], algorithm) for name in names}
-    return checksums.joined(digests, algorithm)
-
-
 def prove(path: Any, source: Any = None) -> list[Finding]:
     """Reads every byte of a file and says what its checksums, its record and its values prove.
 
@@ -424,7 +244,7 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
 
     checkpoint = containers.open_checkpoint(path)
     found = list(_proved(checkpoint))
-    matrices = _sources(checkpoint, understand(checkpoint).tensors)
+    matrices = sources(checkpoint, understand(checkpoint).tensors)
     met: dict[str, Seen] = {}
     buffer = room()
     for name in matrices or checkpoint.tensors:

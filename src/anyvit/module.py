@@ -26,7 +26,7 @@ def checkpoint_of(module: nn.Module) -> Checkpoint:
     if not isinstance(spec, Spec):
         return checkpoint
     from anyvit.configs import stamp
-    from anyvit.integrity import RECORD, changes
+    from anyvit.provenance import RECORD, changes
 
     metadata = {stamp.KEY: stamp.to_json(spec)}
     if report is not None:

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from anyvit import axes, integrity, names
+from anyvit import axes, names
 from anyvit.containers import open_checkpoint, save
 from anyvit.errors import AnyvitError
 from anyvit.lazy import Checkpoint, from_array
+from anyvit.provenance import provenance
 from anyvit.reading import Ask, understand
 from anyvit.rules import Dialect, R, read, write
 
@@ -199,7 +200,7 @@ def _opened(checkpoint: Checkpoint, ask: Ask) -> str:
         checkpoint.extras[key]
     report = understand(checkpoint, ask).report()
     assert len(str(report)) < 100_000 and report.to_json()
-    integrity.provenance(checkpoint)
+    provenance(checkpoint)
     for note in checkpoint.verify() if checkpoint.verify else ():
         assert note.kind
     if (error := report.error()) is not None:

@@ -75,3 +75,10 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1 << bit
     path.write_bytes(data)
+
+
+def spoilt(name: str, value: float, at: tuple[int, ...] | None) -> dict[str, np.ndarray]:
+    """The small model with one value of a tensor put in, at a place or everywhere."""
+    state = timm_state()
+    state[name][... if at is None else at] = value
+    return state
