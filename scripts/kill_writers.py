@@ -1,6 +1,8 @@
-"""Kills converting processes at random moments and looks at what is left.
+"""Kills writing processes at random moments and looks at what is left.
 
-Each child converts one of two models into the same target, over and over; it is killed (SIGKILL) after a random time.
+Each child writes one of two models to the same target, over and over; it is killed (SIGKILL) after a random time. The
+targets are a file of each container, a Hugging Face folder of shards, a timm folder of one file and its configuration,
+and the state of a fine-tuning run.
 Afterwards the target is the whole file or folder of one of the two, or (before the first was ready) is not there, and
 nothing lies beside it but hidden temporary files.
 
@@ -24,7 +26,7 @@ import numpy as np
 import anyvit
 
 DIM, DEPTH = 192, 4
-TARGETS = ("x.safetensors", "x.pth", "x.npz", "folder")
+TARGETS = ("x.safetensors", "x.pth", "x.npz", "folder", "hub", "training_state.pt")
 
 
 def state(seed: int) -> dict[str, np.ndarray]:
@@ -44,8 +46,15 @@ def state(seed: int) -> dict[str, np.ndarray]:
 
 
 def convert(weights: dict[str, np.ndarray], target: Path) -> None:
-    """Writes one model, as a folder of shards where the target is one."""
-    anyvit.convert(weights, target, "hf-vit", heads=3, shard_size=None if target.suffix else 2_000_000)
+    """Writes one model as its target's name says."""
+    if target.name.endswith("training_state.pt"):
+        import torch
+
+        from anyvit.training.state import save
+
+        return save(target, {"step": 1, "model": {name: torch.from_numpy(value) for name, value in weights.items()}})
+    to = "timm" if target.name.endswith("hub") else "hf-vit"
+    anyvit.convert(weights, target, to, heads=3, shard_size=2_000_000 if target.name.endswith("folder") else None)
 
 
 def content(target: Path) -> bytes | None:
@@ -72,13 +81,14 @@ def main() -> int:
     args = parser.parse_args()
     draw, models = random.Random(args.seed), [state(0), state(1)]
     sound: dict[str, list[bytes | None]] = {}
+    times: dict[str, float] = {}
     for name in TARGETS:
         sound[name] = []
         for seed, weights in enumerate(models):
             other = args.folder / f"sound{seed}-{name}"
             start = time.perf_counter()
             convert(weights, other)
-            took = time.perf_counter() - start
+            times[name] = time.perf_counter() - start
             sound[name].append(content(other))
     left: Counter[str] = Counter()
     seen: dict[str, bytes] = {}
@@ -90,7 +100,7 @@ def main() -> int:
             while True:
                 convert(models[0], target)
                 convert(models[1], target)
-        time.sleep(draw.random() * 3 * took)
+        time.sleep(draw.random() * 3 * times[target.name])
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         found = content(target)

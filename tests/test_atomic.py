@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.faults import ERRORS, Trap
 from support.tiny import timm_state, write
 
 import anyvit
@@ -36,71 +37,6 @@ def convert(source: Any, target: Path, **options: Any) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-class Trap:
-    """Counts the steps by which a file comes into being, and fails at one of them."""
-
-    def __init__(self, at: int, error: Callable[[], BaseException]) -> None:
-        self.at, self.error, self.steps = at, error, 0
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps == self.at:
-            raise self.error()
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        real_open, real = open, {name: getattr(os, name) for name in ("open", "mkdir", "replace", "rename", "fsync")}
-
-        def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
-            return Watched(real_open(file, *args, **kwargs), self)
-
-        def stepping(name: str) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                if not (name == "open" and not args[1] & os.O_CREAT):
-                    self.step()
-                return real[name](*args, **kwargs)
-
-            return call
-
-        patch.setattr(files, "open", opened, raising=False)
-        for name in real:
-            patch.setattr(files.os, name, stepping(name))
-        exchange = swap._exchanger()
-        if exchange is not None:
-            patch.setattr(swap, "_exchanger", lambda: lambda a, b: (self.step(), exchange(a, b))[1])
-
-
-class Watched:
-    """A file that fails when the trap says so, after half of the bytes, as a full disk does."""
-
-    def __init__(self, file: Any, trap: Trap) -> None:
-        self.file, self.trap = file, trap
-
-    def __enter__(self) -> Watched:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-    def write(self, data: Any) -> int:
-        try:
-            self.trap.step()
-        except BaseException:
-            self.file.write(memoryview(data)[: len(data) // 2])
-            raise
-        return self.file.write(data)
-
-
-ERRORS: dict[str, Callable[[], BaseException]] = {
-    "disk full": lambda: OSError(errno.ENOSPC, "No space left on device"),
-    "disk failing": lambda: OSError(errno.EIO, "Input/output error"),
-    "not permitted": lambda: PermissionError(errno.EACCES, "Permission denied"),
-    "Ctrl-C": KeyboardInterrupt,
-}
 
 
 @pytest.mark.parametrize("what", ["disk full", "Ctrl-C"])
@@ -197,6 +133,33 @@ def test_what_comes_into_a_folder_meanwhile_stays(tmp_path: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"of another writer")
     assert (folder / "log.txt").read_text() == "written meanwhile"
     assert (folder / "model.safetensors").read_bytes() == b"new"
+
+
+def test_what_comes_into_a_folder_meanwhile_stays_when_the_end_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between the exchange of the folders and the end, when the old one is thrown away."""
+    folder = tmp_path / "model"
+    convert({"timm": timm_state(depth=1, classes=0)}, folder)
+    real = swap._moved
+
+    def interrupted(*paths: Path) -> bool:
+        moved.append(real(*paths))
+        return moved[-1]
+
+    def flush(path: Path) -> None:
+        if moved:
+            raise KeyboardInterrupt
+
+    moved: list[bool] = []
+    monkeypatch.setattr(swap, "_moved", interrupted)
+    monkeypatch.setattr(swap, "flush_folder", flush)
+    with pytest.raises(KeyboardInterrupt), swap.atomic_folder(folder, ("model.safetensors",), durable=True) as new:
+        (new / "model.safetensors").write_bytes(b"new")
+        (folder / "log.txt").write_text("written meanwhile")
+    assert moved == [True] and (folder / "model.safetensors").read_bytes() == b"new"
+    assert (folder / "log.txt").read_text() == "written meanwhile"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_link_to_a_folder_and_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,9 @@ def convert(
     """
     from anyvit.adapt import Wanted
     from anyvit.export import write_out
+    from anyvit.places import path_of
 
+    target = path_of(out)
     wanted = Wanted(
         patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
     )  # fmt: skip
@@ -233,7 +235,7 @@ def convert(
     return write_out(
         found,
         state,
-        Path(out),
+        target,
         to,
         dtype=dtype,
         shard_size=shard_size,

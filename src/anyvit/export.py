@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import adaln, configs, containers, dialects, expected, fit, integrity, lazy, provenance, rewrite
+from anyvit import adaln, configs, containers, dialects, expected, fit, integrity, lazy, places, provenance, rewrite
 from anyvit.adapt import Adapted
 from anyvit.dialects.hf_deit import one_classifier
 from anyvit.dtypes import ITEMSIZE, is_floating
-from anyvit.errors import BadArgument, FileError, Unsayable
+from anyvit.errors import BadArgument, Unsayable
 from anyvit.lazy import Checkpoint, Lazy
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Finding, Report, Trail, fold, order
@@ -21,8 +21,6 @@ from anyvit.spec import PLAIN, Spec
 
 if TYPE_CHECKING:
     from anyvit.containers.stream import Seal
-
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def write_out(
         BadArgument: a suffix, type or number of chunks that does not exist.
         FileError: the target cannot be written; what was there stays as it was.
     """
-    folder = _is_folder(out)
+    folder = places.is_folder(out)
     if shard_size is not None and not folder:
         raise BadArgument("shard_size is for a folder", found=str(out), expected="a path without suffix")
     said = say(state, to, chunks, folder=folder)
@@ -72,13 +70,14 @@ def write_out(
     report = _report(found, state, said)
     metadata = configs.provenance(said.fitted.spec, found.match, found.checkpoint, said.dialect)
     metadata |= provenance.record(found, said.dialect, report.findings, asked)
+    beside = () if folder else places.described_otherwise(out)
     running = integrity.begin(found.checkpoint, found.tensors, check, found.spec)
     if folder:
         _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
     else:
         containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
     return report.adding(
-        (*running.findings(), *provenance.recordless(out), *_untold(out, said.fitted.spec, said.dialect))
+        (*running.findings(), *provenance.recordless(out), *_untold(out, said.fitted.spec, said.dialect), *beside)
     )
 
 
@@ -364,28 +363,8 @@ def _typed(tensors: Mapping[str, Lazy], dtype: Any) -> dict[str, Lazy]:
     return {n: lazy.astype(t, dtype) if is_floating(t.dtype) else t for n, t in tensors.items()}
 
 
-def _is_folder(out: Path) -> bool:
-    """Whether a path names a folder; a file's suffix and its folder are checked."""
-    if not out.parent.is_dir():
-        raise FileError(f"the folder {out.parent} does not exist", remedy=f"mkdir -p {out.parent}")
-    if out.is_dir() or not out.suffix:
-        if out.is_file():
-            raise FileError(f"{out} is a file, and a path without suffix names a folder", remedy=f"{out}.safetensors")
-        return True
-    if out.suffix.lower() not in SUFFIXES:
-        raise BadArgument(
-            f"the suffix {out.suffix!r} names no container that can be written",
-            expected=", ".join(SUFFIXES) + ", or a folder without suffix",
-        )
-    return False
-
-
 WHOLE = 1 << 62
 """A shard size that nothing exceeds: one file."""
-
-
-CONFIGS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
-"""Files that describe the weights beside them; those of an earlier model would describe the new one wrongly."""
 
 
 def _write_folder(
@@ -400,7 +379,7 @@ def _write_folder(
     from anyvit.containers import safetensors, swap
 
     texts = {name: json.dumps(content, indent=2, sort_keys=True).encode() + b"\n" for name, content in files.items()}
-    with swap.atomic_folder(out, CONFIGS + safetensors.WEIGHTS, durable=durable) as folder:
+    with swap.atomic_folder(out, places.CONFIGS + safetensors.WEIGHTS, durable=durable) as folder:
         safetensors.write_sharded(
             tensors, folder, shard_size=WHOLE if shard_size is None else shard_size, metadata=metadata,
             durable=durable, recorded=True, seal=seal, beside=texts,

@@ -51,6 +51,8 @@ def open_checkpoint(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Check
         return memory.read(source)
     if not isinstance(source, (str, os.PathLike)):
         raise BadArgument("a checkpoint is a path or a mapping name → tensor", found=type(source).__name__)
+    if not os.fspath(source):
+        raise BadArgument("an empty path names no checkpoint", remedy='"." is the working folder')
     from anyvit.containers import folder, single
     from anyvit.containers.limits import check_names
 

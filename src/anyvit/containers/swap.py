@@ -46,6 +46,8 @@ def atomic_folder(path: Path, replaced: Sequence[str] = (), *, durable: bool = F
     """
     path = Path(os.path.realpath(path))
     temporary = beside(path)
+    carried: set[str] | None = None
+    moved = False
     try:
         carried = _begun(path, temporary, replaced) if path.exists() else _new(temporary)
         if carried is None:
@@ -54,16 +56,21 @@ def atomic_folder(path: Path, replaced: Sequence[str] = (), *, durable: bool = F
         yield temporary
         if durable:
             flush_folder(temporary)
-        if _moved(temporary, path):
-            _rescue(temporary, path, carried, replaced)
-        else:
+        moved = _moved(temporary, path)
+        if not moved:
             _one_by_one(temporary, path, replaced)
         if durable:
             flush_folder(path.parent)
     except OSError as error:
         raise FileError(f"the folder {path} cannot be written ({error.strerror or error})") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # What others put into the old folder is not thrown away, neither by Ctrl-C nor where it cannot be moved.
+        with contextlib.suppress(OSError):
+            if moved and carried is not None:
+                _rescue(temporary, path, carried, replaced)
+            if temporary.is_symlink():  # a link that led nowhere changed places
+                temporary.unlink()
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _new(temporary: Path) -> set[str]:

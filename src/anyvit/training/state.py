@@ -7,13 +7,14 @@ import random
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anyvit.containers.files import atomic
+from anyvit.containers.zips import write_all
 from anyvit.errors import BadArgument, FileError
 
 NAME = "training_state.pt"
@@ -31,7 +32,33 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         FileError: it cannot be written; the old state is untouched.
     """
     with atomic(path, durable=True) as file:
-        torch.save({"format": FORMAT, **content}, file)
+        whole = _Whole(file)
+        try:
+            torch.save({"format": FORMAT, **content}, whole)
+        except Exception:
+            if whole.error is not None:  # torch says no more than that its archive is not whole
+                raise whole.error from None
+            raise
+
+
+class _Whole:
+    """A file for torch, which does not look how much of what it wrote was taken: a call of the system takes 2 GB at most."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: BaseException | None = None
+
+    def write(self, part: bytes | memoryview) -> int:
+        """Writes all of it; keeps what went wrong."""
+        try:
+            write_all(self.file, part)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        return len(part)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 def load(path: Path) -> dict[str, Any]:
