@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -419,6 +420,45 @@ def test_writers_at_the_same_time_do_not_mix(tmp_path: Path, suffix: str) -> Non
     stop.set()
     watcher.join()
     assert seen <= sound and [p.name for p in tmp_path.iterdir()] == [target.name]
+
+
+WRITE = """
+import sys, anyvit
+sys.path.insert(0, sys.argv[2])
+from support.tiny import timm_state
+states = [timm_state(seed, depth=1, classes=0) for seed in (0, 1)]
+size = 100_000 if sys.argv[1].endswith("shards") else None
+print("begun", flush=True)
+while True:
+    for state in states:
+        anyvit.convert({"timm": state}, sys.argv[1], "timm", heads=4, shard_size=size)
+"""
+
+
+@pytest.mark.parametrize("target", ["x.safetensors", "x.pth", "shards"])
+def test_what_is_read_while_other_processes_write_it_is_one_model(tmp_path: Path, target: str) -> None:
+    """Each reading is one of the two models, whole; of a folder it may be an error, but never some of each."""
+    path, both = tmp_path / target, [timm_state(seed, depth=1, classes=0) for seed in (0, 1)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(anyvit.__file__).parents[1])}
+    command = [sys.executable, "-c", WRITE, str(path), str(Path(__file__).parent)]
+    writers = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for writer in writers:
+            assert writer.stdout is not None and writer.stdout.readline() == "begun\n"
+        seen: list[int] = []
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            with contextlib.suppress(FileError):
+                found = {name: tensor.read() for name, tensor in open_checkpoint(path).tensors.items()}
+                (which,) = (i for i in (0, 1) if all(np.array_equal(found[n], v) for n, v in both[i].items()))
+                seen.append(which)
+            if len(seen) >= 60 and len(set(seen)) == 2:
+                break
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    assert set(seen) == {0, 1} and len(seen) >= 60
 
 
 def test_a_reader_keeps_what_it_opened(tmp_path: Path) -> None:

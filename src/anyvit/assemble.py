@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from anyvit import dialects, expected, fit, integrity
+from anyvit import dialects, expected, fit, integrity, mapped
 from anyvit.errors import Incomplete
 from anyvit.lazy import Checkpoint, Lazy, from_array
 from anyvit.report import Finding, Report, fold
@@ -63,6 +63,8 @@ def build_vit(
         report = report.adding([_measured(model)])
     model._report = report
     model._check = None if source is None else integrity.begin(source, tensors, check, spec)
+    if found := mapped.files_of(given, filled):
+        model._mapped = mapped.Mapped(found, *(() if model._check is None else (model._check.again,)))
     return model.eval()
 
 
@@ -112,8 +114,11 @@ def owned(model: torch.nn.Module, prefix: str = "", keep_vars: bool = False) -> 
     """
     if keep_vars:
         return
+    watched = getattr(model, "_mapped", None)
+    if watched is not None:
+        watched.check((*model.parameters(), *model.buffers()))
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and not tensor.untyped_storage().resizable():
+        if mapped.is_mapped(tensor):
             tensor.data = tensor.data.clone()
 
 

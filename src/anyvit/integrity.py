@@ -100,7 +100,8 @@ class Check:
     def __init__(
         self, checkpoint: Checkpoint, names: Mapping[str, bool], more: Callable[[], tuple[Finding, ...]] | None = None
     ) -> None:
-        self._job: tuple[Checkpoint, Mapping[str, bool]] | None = (checkpoint, names)
+        self._read: tuple[Checkpoint, Mapping[str, bool]] | None = (checkpoint, names)
+        self._job = self._read
         self._more = more
         self._thread: Thread | None = None
         self._error: Exception | None = None
@@ -162,6 +163,14 @@ class Check:
         self.wait()
         return {checksums.SOURCE: self._digest} if self._digest else {}
 
+    def again(self) -> bool | None:
+        """Whether the bytes still have the checksum that the check took; None where it took none."""
+        if self._digest is None or self._read is None:
+            return None
+        algorithm = checksums.preferred()
+        tensors, names = self._read[0].tensors, self._read[1]
+        return checksums.joined({n: checksums.digest(tensors[n], algorithm) for n in names}, algorithm) == self._digest
+
     def __deepcopy__(self, memo: Any) -> Check:
         return self
 
@@ -172,7 +181,8 @@ class Check:
 
 def _settled(findings: tuple[Finding, ...], error: Exception | None, digest: str | None) -> Check:
     check = Check(Checkpoint({}, "memory"), {})
-    check._job, check._findings, check._error, check._digest = None, findings, error, digest
+    check._job = check._read = None
+    check._findings, check._error, check._digest = findings, error, digest
     return check
 
 

@@ -43,23 +43,23 @@ class Window(LocalFile):
 
     def __init__(self, file: LocalFile, start: int, size: int) -> None:
         self.name, self.size = file.name, size
-        self._file, self._start = file, start
+        self.file, self._start = file, start
         self._map = None
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset` of the range."""
         self._check(offset, size)
-        return self._file.read(self._start + offset, size)
+        return self.file.read(self._start + offset, size)
 
     def read_into(self, offset: int, room: memoryview) -> None:
         """Fills `room` with the bytes from `offset` of the range."""
         self._check(offset, len(room))
-        self._file.read_into(self._start + offset, room)
+        self.file.read_into(self._start + offset, room)
 
     def view(self, offset: int, size: int) -> memoryview | None:
         """The same bytes mapped."""
         self._check(offset, size)
-        return self._file.view(self._start + offset, size)
+        return self.file.view(self._start + offset, size)
 
     def _check(self, offset: int, size: int) -> None:
         if offset < 0 or offset + size > self.size:
@@ -98,6 +98,11 @@ class Part:
     def name(self) -> str:
         """The path of its file."""
         return str(self.home.home / self.place.file)
+
+    @property
+    def file(self) -> LocalFile:
+        """The file that it lies in."""
+        return self.home.file(self.place.file)
 
     @property
     def nbytes(self) -> int:

@@ -34,10 +34,16 @@ class LocalFile:
         self.name = str(path)
         try:
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-            self.size = os.fstat(self._fd).st_size
+            self.stamp = self.now()
         except OSError as error:
             raise unreadable(path, error) from error
+        self.size = self.stamp[0]
         self._map: mmap.mmap | None = None
+
+    def now(self) -> tuple[int, int]:
+        """Its length in bytes and the time of its last change in nanoseconds."""
+        found = os.fstat(self._fd)
+        return found.st_size, found.st_mtime_ns
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`."""

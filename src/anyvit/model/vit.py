@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     from anyvit.integrity import Check
+    from anyvit.mapped import Mapped
     from anyvit.report import Report
 
 
@@ -113,13 +114,15 @@ class ViT(nn.Module):
 
     _report: Report | None
     _check: Check | None
+    _mapped: Mapped | None
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         check_pool(spec)
         if spec.condition:
             choose("condition", spec.condition, CHUNKS)
-        self.spec, self.checkpointing, self._report, self._check = spec, False, None, None
+        self.spec, self.checkpointing, self._report = spec, False, None
+        self._check = self._mapped = None
         d, width = spec.embed_dim, pooled_width(spec)
         final = choose("final_norm", str(spec.final_norm), {"None": (), "norm": "n", "fc_norm": "f", "both": "nf"})
         size = pair(spec.image_size) if spec.image_size else None
@@ -240,10 +243,12 @@ class ViT(nn.Module):
         """Waits for the check of the file that the weights come from; under torch.compile, while it traces.
 
         Raises:
-            FileError: the bytes are not those that were written.
+            FileError: the bytes are not those that were written, or not those that were loaded.
         """
         if self._check is not None:
             self._check.wait()
+        if self._mapped is not None:
+            self._mapped.check(self.parameters())
         return True
 
     def step(self, block: nn.Module, x: Tensor, place: Place | Packed, condition: Tensor | None) -> Tensor:

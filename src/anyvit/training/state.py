@@ -34,7 +34,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     with atomic(path, durable=True) as file:
         whole = _Whole(file)
         try:
-            torch.save({"format": FORMAT, **content}, whole)
+            torch.save({"format": FORMAT, **content}, whole)  # type: ignore[arg-type]
         except Exception:
             if whole.error is not None:  # torch says no more than that its archive is not whole
                 raise whole.error from None
