@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from anyvit import evidence, evidence_layout, evidence_order, evidence_tables, resample
 from anyvit.conform import depth_of
@@ -28,6 +29,8 @@ from anyvit.spec import Fact, Spec
 if TYPE_CHECKING:
     import numpy as np
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 FAR = 40.0
 """Nats from which a layout of the whole file that is not the named one stops a load."""
 
@@ -38,6 +41,20 @@ ORDER, TURNS, GRID = "order of q, k, v", "transposes", "grid of the position tab
 """Names of facts that no field of the Spec holds."""
 
 
+def _quietly(function: F) -> F:
+    """Values that are NaN, infinite or none at all are told of by others; numpy need not warn of them here."""
+
+    @wraps(function)
+    def quiet(*args: Any, **kwargs: Any) -> Any:
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return cast(F, quiet)
+
+
+@_quietly
 def settle(found: Reading, *, layout: bool = True, strict: bool = True) -> Reading:
     """Measures what a load would otherwise assume, at a bounded cost, and says what contradicts the names.
 
@@ -72,6 +89,7 @@ def settle(found: Reading, *, layout: bool = True, strict: bool = True) -> Readi
     return replace(found, findings=(*found.findings, *_said(odd, numbers, strict), *fresh))
 
 
+@_quietly
 def ask(found: Reading) -> Reading:
     """Everything that the weights decide, and every contradiction, block by block; reads the blocks one by one."""
     spec = found.spec
@@ -88,6 +106,7 @@ def ask(found: Reading) -> Reading:
     return replace(found, spec=spec, findings=findings)
 
 
+@_quietly
 def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
     """Odd blocks among those that `settle` did not read; for whoever reads every byte anyway.
 

@@ -42,7 +42,7 @@ SIGNS: tuple[Sign, ...] = (
          "dequantise first: model.dequantize()"),
     Sign(r"^v\.blk\.\d+\.", "not a ViT", "GGUF names of llama.cpp (v.blk.N, axes reversed): GGUF is not supported",
          "use the checkpoint that the GGUF file was made from"),
-    Sign(r"\.(weight_scale(_inv)?|input_scale)$", "quantised", "float8 weights whose scales stand beside them (weight_scale)",
+    Sign(r"\.(weight_scale(_inv)?|input_scale)$", "quantised", "float8 weights whose scales stand beside them (weight_scale), or int8 ones",
          "dequantise first, or get the original weights"),
     Sign(r"(^|\.)visual\.(merger|deepstack_merger_list)\.", "not a ViT",
          "the image tower of Qwen-VL (from Qwen2-VL on) or GLM-4V: a 3-D (video) patch embedding, two-dimensional rotary positions, a merger of "
@@ -174,7 +174,13 @@ def _hollow(tensors: Mapping[str, Lazy]) -> Finding | None:
 
 
 def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
-    """Weights whose element type is no floating-point type: quantised, and by whom is not said."""
+    """Weights whose element type is no floating-point type: quantised, and by whom is not said; float8 without scales."""
+    short = [o for n, t in tensors.items() if t.dtype.startswith("float8") for o in t.origin or (n,)]
+    if short:
+        cause = (
+            "float8 weights without scales beside them are taken as they are; scales that were lost would change them"
+        )
+        return [Finding("assumed", fold(dict.fromkeys(short))[:6], cause, "compare with the original weights")]
     hits = {n: t.dtype for n, t in tensors.items() if not is_floating(t.dtype)}
     if not hits:
         return []

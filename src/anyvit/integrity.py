@@ -7,15 +7,16 @@ large ones: checksums of the container, checksums that `convert` recorded, and a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anyvit import containers
 from anyvit.containers import checksums
 from anyvit.containers.stream import room
-from anyvit.damage import told
+from anyvit.damage import told, unlike
 from anyvit.errors import AnyvitError, BadArgument, FileError
 from anyvit.lazy import Checkpoint, Lazy, Note
-from anyvit.provenance import source_digest, sources
+from anyvit.provenance import Use, source_digest, sources
 from anyvit.report import Finding, fold
 from anyvit.scan import Seen, scan
 from anyvit.side_by_side import mapped
@@ -93,14 +94,14 @@ class Check:
 
     Arguments:
         checkpoint: the opened file.
-        names: tensor to read → whether it is a weight matrix.
+        names: tensor to read → what it is in the model.
         more: what else to ask once the bytes are read.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, names: Mapping[str, bool], more: Callable[[], tuple[Finding, ...]] | None = None
+        self, checkpoint: Checkpoint, names: Mapping[str, Use], more: Callable[[], tuple[Finding, ...]] | None = None
     ) -> None:
-        self._read: tuple[Checkpoint, Mapping[str, bool]] | None = (checkpoint, names)
+        self._read: tuple[Checkpoint, Mapping[str, Use]] | None = (checkpoint, names)
         self._job = self._read
         self._more = more
         self._thread: Thread | None = None
@@ -186,7 +187,7 @@ def _settled(findings: tuple[Finding, ...], error: Exception | None, digest: str
     return check
 
 
-def _examined(checkpoint: Checkpoint, names: Mapping[str, bool]) -> tuple[tuple[Finding, ...], str]:
+def _examined(checkpoint: Checkpoint, names: Mapping[str, Use]) -> tuple[tuple[Finding, ...], str]:
     """Findings on the values of tensors, and one checksum over all of them.
 
     Raises:
@@ -196,17 +197,24 @@ def _examined(checkpoint: Checkpoint, names: Mapping[str, bool]) -> tuple[tuple[
     algorithm = checksums.preferred()
     rooms: list[memoryview] = []
 
-    def look(name: str) -> tuple[Seen, str]:
+    def look(name: str) -> Seen:
         buffer = rooms.pop() if rooms else room()
-        made = checksums.begun(algorithm, checkpoint.tensors[name])
-        seen = scan(checkpoint.tensors[name], made.update, buffer)
+        seen = _look(checkpoint.tensors[name], algorithm, buffer)
         rooms.append(buffer)
-        return seen, made.hexdigest()
+        return seen
 
     found = mapped(look, names, sum(checkpoint.tensors[name].nbytes for name in names))
-    met = {name: seen for name, (seen, _) in zip(names, found, strict=True)}
-    digests = {name: made for name, (_, made) in zip(names, found, strict=True)}
-    return (*other, *told(checkpoint.tensors, met, names)), checksums.joined(digests, algorithm)
+    met = dict(zip(names, found, strict=True))
+    digests = {name: seen.digest for name, seen in met.items()}
+    findings = (*other, *told(checkpoint.tensors, met, names), *unlike(checkpoint.tensors, met, names))
+    return findings, checksums.joined(digests, algorithm)
+
+
+def _look(tensor: Lazy, algorithm: str, buffer: memoryview) -> Seen:
+    """What a scan meets in a tensor, and its checksum, in one pass."""
+    made = checksums.begun(algorithm, tensor)
+    seen = scan(tensor, made.update, buffer)
+    return replace(seen, digest=made.hexdigest())
 
 
 def _compare(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[Finding]:
@@ -244,8 +252,8 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
         source: what it was converted from, to be compared with the record; None to leave that out.
 
     Returns:
-        Findings: "damaged" (fatal) for each wrong checksum, "nan", "outlier", "constant" and "denormal" for values,
-        "checked" for what agrees, "unchecked" where there is nothing to compare with.
+        Findings: "damaged" (fatal) for each wrong checksum, those of `damage` for values, "checked" for what agrees,
+        "unchecked" where there is nothing to compare with.
 
     Raises:
         FileError: the file cannot be read at all.
@@ -254,15 +262,15 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
 
     checkpoint = containers.open_checkpoint(path)
     found = list(_proved(checkpoint))
-    matrices = sources(checkpoint, understand(checkpoint).tensors)
+    uses, algorithm = sources(checkpoint, understand(checkpoint).tensors), checksums.preferred()
     met: dict[str, Seen] = {}
     buffer = room()
-    for name in matrices or checkpoint.tensors:
+    for name in uses or checkpoint.tensors:
         try:
-            met[name] = scan(checkpoint.tensors[name], buffer=buffer)
+            met[name] = _look(checkpoint.tensors[name], algorithm, buffer)
         except AnyvitError as error:
             found.append(Finding("damaged", (name,), error.cause, error.remedy, fatal=True))
-    found += told(checkpoint.tensors, met, matrices)
+    found += (*told(checkpoint.tensors, met, uses), *unlike(checkpoint.tensors, met, uses))
     if source is not None:
         found.append(_traced(checkpoint, source))
     return list(dict.fromkeys(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anyvit import __version__, canon, containers
 from anyvit.containers import checksums
@@ -122,14 +122,34 @@ def source_digest(path: Any, weights: str | None = None) -> str:
     return checksums.joined(digests, algorithm)
 
 
-def sources(checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> dict[str, bool]:
-    """The names in the file that canonical tensors are made of, and whether each is a weight matrix."""
-    names: dict[str, bool] = {}
+class Use(NamedTuple):
+    """What a tensor of a file is in the model.
+
+    Arguments:
+        matrix: whether it is a weight matrix.
+        kind: its canonical name without the number of its block; of the first where it is several.
+        block: that number; None outside the blocks, or where it holds several.
+    """
+
+    matrix: bool
+    kind: str
+    block: int | None
+
+
+def sources(checkpoint: Checkpoint, tensors: Mapping[str, Lazy]) -> dict[str, Use]:
+    """The names in the file that canonical tensors are made of, and what each is."""
+    uses: dict[str, Use] = {}
     for name, tensor in tensors.items():
+        parts = name.split(".")
+        inside = parts[0] == "blocks" and parts[1].isdecimal()
+        block, kind = (int(parts[1]), ".".join(parts[2:])) if inside else (None, name)
         for origin in tensor.origin:
             if origin in checkpoint.tensors:
-                names[origin] = names.get(origin, False) or _is_matrix(name)
-    return names
+                before = uses.get(origin, Use(False, kind, block))
+                uses[origin] = Use(
+                    before.matrix or _is_matrix(name), before.kind, block if before.block == block else None
+                )
+    return uses
 
 
 def _is_matrix(name: str) -> bool:

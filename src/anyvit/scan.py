@@ -32,6 +32,8 @@ FEW = 16
 """Tensors of fewer values have no usual size."""
 LONE = 8
 """Most values of a tensor that are still called lone."""
+SAMPLE = 1 << 14
+"""First values of a tensor that tell its usual size and precision."""
 SHARE = 1e-3
 """Share of values below the smallest normal number that is worth saying: processors are slow with them."""
 
@@ -71,6 +73,11 @@ class Seen:
         gaps: runs of `PAGE` bytes of zeros, and the flat index of the first.
         tiny: values below the smallest normal number but not zero.
         constant: the value, where all are the same.
+        size: the root mean square of the first values, 0 where they are none of a floating-point type.
+        negative: the share of them that is below zero.
+        narrow: the narrower type that all of them fit into, "" where they do not, None where that says nothing.
+        wild: what they are instead, where they have no one size and other bytes have.
+        digest: the checksum of all bytes, where it was asked for.
     """
 
     bad: tuple[int, int, float] | None = None
@@ -78,6 +85,11 @@ class Seen:
     gaps: tuple[int, int] | None = None
     tiny: int = 0
     constant: float | None = None
+    size: float = 0.0
+    negative: float = 0.0
+    narrow: str | None = None
+    wild: str = ""
+    digest: str = ""
 
 
 def scan(
@@ -125,6 +137,8 @@ class _Look:
         import numpy as np
 
         bits = np.frombuffer(part, self.unsigned)
+        if not self.count and bits.size:
+            self._first(bits[:SAMPLE])
         low, top = self._range(bits)
         if low < self.kind.normal:
             self._small(bits, low)
@@ -138,6 +152,21 @@ class _Look:
                 self.suspect = not biggest * biggest < min(HUGE**2, 0.1 * float(np.dot(values, values)))
         self.largest, self.smallest = max(self.largest, top), min(self.smallest, low)
         self.count += bits.size
+
+    def _first(self, bits: np.ndarray) -> None:
+        """What the first values are like."""
+        import numpy as np
+
+        from anyvit.bytewise import misplaced, narrower
+
+        seen = self.seen
+        with np.errstate(all="ignore"):
+            values = bits.view(self.dtype).astype("float64")
+            finite = values[np.isfinite(values)]
+            seen.size = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
+            seen.negative = float(np.mean(values < 0))
+            seen.narrow = narrower(bits) if self.dtype.name == "float32" else None
+            seen.wild = misplaced(bits, self.dtype, values)
 
     def _range(self, bits: np.ndarray) -> tuple[int, int]:
         """The least and the largest magnitude.
