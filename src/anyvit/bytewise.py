@@ -11,6 +11,8 @@ LEAST, MOST = 1e-10, 1e4
 """Sizes between which weights lie; numbers that are put together of wrong bytes have any exponent."""
 FEW = 64
 """Numbers of fewer bytes than these many values say nothing of their order."""
+CLEAR = 1.02
+"""How many times wider the sizes of the next best reading must spread for the best one to be named."""
 WILD, TAME = 0.1, 0.01
 """Share of values out of these sizes from which a tensor is suspect, and up to which another reading of it is sound."""
 
@@ -64,14 +66,25 @@ def misplaced(bits: np.ndarray, dtype: np.dtype, values: np.ndarray) -> str:
 
     if _alike(bits) or _wild(values) < WILD:
         return ""
-    if _wild(bits.byteswap().view(dtype).astype("float64")) <= TAME:
-        return "its bytes are those of numbers of the other byte order"
     raw, width = bits.tobytes(), bits.itemsize
+    readings = {"its bytes are those of numbers of the other byte order": bits.byteswap()}
     for shift in range(1, width):
         whole = (len(raw) - shift) // width * width
-        if _wild(np.frombuffer(raw[shift : shift + whole], bits.dtype).view(dtype).astype("float64")) <= TAME:
-            return f"its numbers begin {shift} bytes later than they should"
-    return ""
+        text = f"its numbers begin {shift} bytes later than they should"
+        readings[text] = np.frombuffer(raw[shift : shift + whole], bits.dtype)
+    found = {text: other.view(dtype).astype("float64") for text, other in readings.items()}
+    ranked = sorted((_spread(other), text) for text, other in found.items() if _wild(other) <= TAME)
+    if len(ranked) > 1 and ranked[1][0] < CLEAR * ranked[0][0]:
+        return "its bytes stand in another order or place"
+    return ranked[0][1] if ranked else ""
+
+
+def _spread(values: np.ndarray) -> float:
+    """How many powers of two the sizes of numbers spread over; bits of others among their exponents spread them wider."""
+    import numpy as np
+
+    size = np.abs(values[values != 0])
+    return float(np.log2(size).std()) if size.size else 0.0
 
 
 def _alike(bits: np.ndarray) -> bool:

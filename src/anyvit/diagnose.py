@@ -173,14 +173,19 @@ def _hollow(tensors: Mapping[str, Lazy]) -> Finding | None:
     )
 
 
-def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
-    """Weights whose element type is no floating-point type: quantised, and by whom is not said; float8 without scales."""
+def short_floats(tensors: Mapping[str, Lazy]) -> list[Finding]:
+    """Weights in 8-bit floats that no scales stand beside."""
     short = [o for n, t in tensors.items() if t.dtype.startswith("float8") for o in t.origin or (n,)]
-    if short:
-        cause = (
-            "float8 weights without scales beside them are taken as they are; scales that were lost would change them"
-        )
-        return [Finding("assumed", fold(dict.fromkeys(short))[:6], cause, "compare with the original weights")]
+    cause = "float8 weights without scales beside them are taken as they are; scales that were lost would change them"
+    return (
+        [Finding("assumed", fold(dict.fromkeys(short))[:6], cause, "compare with the original weights")]
+        if short
+        else []
+    )
+
+
+def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
+    """Weights whose element type is no floating-point type: quantised, and by whom is not said."""
     hits = {n: t.dtype for n, t in tensors.items() if not is_floating(t.dtype)}
     if not hits:
         return []

@@ -52,8 +52,10 @@ def problems(
     """
     told = "ffn" in facts and facts["ffn"].value == "parallel_scaling"
     findings = _misread(match, run, canonical, source, told or match.dialect.lineage == "anyvit")
-    findings = [*diagnose.signs(match.unexplained), *findings, *_left_over(match, run)]
-    return findings + diagnose.element_types({n: t for n, t in canonical.items() if canon.is_backbone(n)})
+    signs = diagnose.signs(match.unexplained)
+    backbone = {n: t for n, t in canonical.items() if canon.is_backbone(n)}
+    types = [*diagnose.element_types(backbone), *([] if signs else diagnose.short_floats(backbone))]
+    return [*signs, *findings, *_left_over(match, run), *types]
 
 
 def _misread(

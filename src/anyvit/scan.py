@@ -108,14 +108,17 @@ def scan(
         >>> scan(from_array(np.array([1, np.inf, 2], "float32"))).bad
         (1, 1, inf)
     """
+    import numpy as np
+
     kind = KINDS.get(lazy.dtype)
     look = _Look(lazy, kind) if kind else None
-    for part in chunks(lazy, STEP, buffer):
-        if beside is not None:
-            beside(part)
-        if look is not None:
-            look.take(part)
-    return look.done() if look is not None else Seen()
+    with np.errstate(all="ignore"):  # damaged values are what is looked for
+        for part in chunks(lazy, STEP, buffer):
+            if beside is not None:
+                beside(part)
+            if look is not None:
+                look.take(part)
+        return look.done() if look is not None else Seen()
 
 
 class _Look:
@@ -148,8 +151,7 @@ class _Look:
         elif top > self.kind.one and not self.suspect:
             values = bits.view(self.dtype).astype("float32" if self.unsigned.itemsize < 8 else "float64", copy=False)
             biggest = float(np.array([top], self.unsigned).view(self.dtype)[0])
-            with np.errstate(over="ignore"):
-                self.suspect = not biggest * biggest < min(HUGE**2, 0.1 * float(np.dot(values, values)))
+            self.suspect = not biggest * biggest < min(HUGE**2, 0.1 * float(np.dot(values, values)))
         self.largest, self.smallest = max(self.largest, top), min(self.smallest, low)
         self.count += bits.size
 
@@ -160,13 +162,12 @@ class _Look:
         from anyvit.bytewise import misplaced, narrower
 
         seen = self.seen
-        with np.errstate(all="ignore"):
-            values = bits.view(self.dtype).astype("float64")
-            finite = values[np.isfinite(values)]
-            seen.size = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-            seen.negative = float(np.mean(values < 0))
-            seen.narrow = narrower(bits) if self.dtype.name == "float32" else None
-            seen.wild = misplaced(bits, self.dtype, values)
+        values = bits.view(self.dtype).astype("float64")
+        finite = values[np.isfinite(values)]
+        seen.size = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
+        seen.negative = float(np.mean(values < 0))
+        seen.narrow = narrower(bits) if self.dtype.name == "float32" else None
+        seen.wild = misplaced(bits, self.dtype, values)
 
     def _range(self, bits: np.ndarray) -> tuple[int, int]:
         """The least and the largest magnitude.

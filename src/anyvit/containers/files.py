@@ -97,8 +97,10 @@ class LocalFile:
         return memoryview(self._map)[offset : offset + size]
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
+        try:  # noqa: SIM105 (at the interpreter's end contextlib may be gone)
             os.close(self._fd)
+        except (AttributeError, OSError, TypeError):  # never opened
+            pass
 
 
 def unreadable(path: str | Path, error: OSError) -> FileError:
