@@ -89,9 +89,7 @@ def _spread(values: np.ndarray) -> float:
 
 def _alike(bits: np.ndarray) -> bool:
     """Whether numbers are too few, or too many of them the same."""
-    import numpy as np
-
-    return bits.size < FEW or len(np.unique(bits[: 4 * FEW])) < FEW // 2
+    return bits.size < FEW or len(set(bits[: 4 * FEW].tolist())) < FEW // 2
 
 
 def _wild(values: np.ndarray) -> float:

@@ -32,7 +32,7 @@ FEW = 16
 """Tensors of fewer values have no usual size."""
 LONE = 8
 """Most values of a tensor that are still called lone."""
-SAMPLE = 1 << 14
+SAMPLE = 1 << 13
 """First values of a tensor that tell its usual size and precision."""
 SHARE = 1e-3
 """Share of values below the smallest normal number that is worth saying: processors are slow with them."""
