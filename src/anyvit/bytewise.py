@@ -51,7 +51,7 @@ def misplaced(bits: np.ndarray, dtype: np.dtype, values: np.ndarray) -> str:
     Arguments:
         bits: the numbers as unsigned integers.
         dtype: their type.
-        values: the numbers as float64.
+        values: the numbers, as numpy computes with them.
 
     Example:
         >>> import numpy as np

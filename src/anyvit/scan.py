@@ -6,6 +6,7 @@ costs a tenth of computing with them. A tensor is read in pieces that fit into t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -73,7 +74,7 @@ class Seen:
         gaps: runs of `PAGE` bytes of zeros, and the flat index of the first.
         tiny: values below the smallest normal number but not zero.
         constant: the value, where all are the same.
-        size: the root mean square of the first values, 0 where they are none of a floating-point type.
+        size: the root mean square of the first values, NaN where one is, 0 where they are none of a floating-point type.
         negative: the share of them that is below zero.
         narrow: the narrower type that all of them fit into, "" where they do not, None where that says nothing.
         wild: what they are instead, where they have no one size and other bytes have.
@@ -162,10 +163,9 @@ class _Look:
         from anyvit.bytewise import misplaced, narrower
 
         seen = self.seen
-        values = bits.view(self.dtype).astype("float64")
-        finite = values[np.isfinite(values)]
-        seen.size = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-        seen.negative = float(np.mean(values < 0))
+        values = bits.view(self.dtype).astype("float32" if self.unsigned.itemsize < 8 else "float64", copy=False)
+        seen.size = math.sqrt(float(np.dot(values, values)) / len(values))
+        seen.negative = np.count_nonzero(values < 0) / len(values)
         seen.narrow = narrower(bits) if self.dtype.name == "float32" else None
         seen.wild = misplaced(bits, self.dtype, values)
 

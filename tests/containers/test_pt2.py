@@ -82,10 +82,11 @@ def test_impossible_tensors_are_refused(
         pt2.read(path)
 
 
-def test_pickled_and_unknown_tensors_are_named(exported: tuple[Toy, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [999, [7], {"as_int": 7}, "7", True, None, -1])
+def test_pickled_and_unknown_tensors_are_named(exported: tuple[Toy, Path], tmp_path: Path, dtype: Any) -> None:
     def change(config: dict[str, Any]) -> None:
         config["narrow"]["use_pickle"] = True
-        config["count"]["tensor_meta"]["dtype"] = 999
+        config["count"]["tensor_meta"]["dtype"] = dtype
 
     found = pt2.read(edited(exported[1], tmp_path / "odd.pt2", change))
     assert [(note.kind, note.names) for note in found.notes] == [("unread", ("narrow", "count"))]

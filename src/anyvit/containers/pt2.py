@@ -62,7 +62,8 @@ def read(path: str | Path) -> Checkpoint:
     unread: list[str] = []
     for name, entry in _entries(file, members[lists[0]]):
         key = entry.get("path_name")
-        dtype = DTYPES.get(_meta(entry).get("dtype"))  # type: ignore[arg-type]
+        number = _meta(entry).get("dtype")
+        dtype = DTYPES.get(number) if type(number) is int else None
         if entry.get("use_pickle") or dtype is None or not isinstance(key, str):
             unread.append(name)
             continue
