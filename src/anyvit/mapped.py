@@ -83,6 +83,6 @@ def files_of(tensors: Mapping[str, Lazy], filled: Mapping[str, torch.Tensor]) ->
             source: Any = lazy.pieces[0].source
             while (whole := getattr(source, "file", None)) is not None:  # a range of a file
                 source = whole
-            if isinstance(source, LocalFile):
+            if isinstance(source, LocalFile) and hasattr(source, "stamp"):  # what was fetched from an address is held
                 found.add(source)
     return found
