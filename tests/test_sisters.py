@@ -23,6 +23,8 @@ from support.tiny import State, timm_state, write
 import anyvit
 from anyvit.containers import open_checkpoint
 from anyvit.errors import AnyvitError
+from anyvit.lazy import Checkpoint
+from anyvit.reading import Ask, understand
 from anyvit.report import Report
 
 DIGITS = Path(anyvit.__file__).parent / "data" / "digits_vit.pth"
@@ -159,7 +161,7 @@ def spelt(dialect: str) -> dict[str, Any]:
     import tempfile
 
     path = Path(tempfile.mkdtemp()) / "a.safetensors"
-    anyvit.convert(trained(), path, dialect)
+    anyvit.convert(trained(), path, dialect, heads=2)
     return dict(open_checkpoint(path).tensors)
 
 
@@ -246,6 +248,45 @@ def test_the_sound_model_is_not_accused_and_every_verb_computes_the_same(tmp_pat
         assert torch.equal(anyvit.load(tmp_path / "out.safetensors", heads=2)(PIXELS).tokens, want)
 
 
+SPELLINGS = ("timm", "dinov2", "dinov2-chunked", "hf-dinov2", "hf-vit", "google-npz", "big_vision", "open_clip", "dino", "moco",
+             "mmpretrain", "torchvision", "anyvit")  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", SPELLINGS)
+def test_every_spelling_and_layout(tmp_path: Path, dialect: str) -> None:
+    """The same damage in files of other names, fused or split, transposed or with axes for heads."""
+    tensors = spelt(dialect)
+    suffix = "npz" if dialect in ("google-npz", "big_vision") else "pth" if dialect == "torchvision" else "safetensors"
+    canonical = understand(Checkpoint(tensors, suffix), Ask(dialect=dialect)).tensors
+    origin = {
+        kind: canonical[f"blocks.2.{kind}"].origin[0] for kind in ("mlp.fc1.weight", "attn.q.weight", "norm1.weight")
+    }
+    other = canonical["blocks.1.mlp.fc1.weight"].origin[0]
+    sound = {n: t.read() for n, t in tensors.items()}
+    matrix, gain = origin["mlp.fc1.weight"], origin["norm1.weight"]
+    for change, kind, name in (
+        ({}, "", ""),
+        ({matrix: sound[matrix] * 1000}, "scale", matrix),
+        ({origin["attn.q.weight"]: sound[origin["attn.q.weight"]] * 1000}, "scale", origin["attn.q.weight"]),
+        ({matrix: sound[matrix].byteswap()}, "scrambled", matrix),
+        ({matrix: sound[other]}, "repeated", matrix),
+        ({gain: -sound[gain]}, "sign", gain),
+    ):
+        path = write({**sound, **change}, tmp_path / f"a.{suffix}")
+        report = anyvit.load(path, dialect=dialect, heads=2, check="now").report
+        assert report is not None
+        found = [
+            f
+            for f in report.findings
+            if f.kind in ("scale", "scrambled", "repeated", "sign", "rounded", "nan", "outlier")
+        ]
+        assert [f.kind for f in found if f.kind != "outlier"] == ([kind] if kind else []), (
+            kind,
+            [str(f) for f in found],
+        )
+        assert not kind or name in str(found[0])
+
+
 # Shards of two saves, copies that differ, mixed types
 
 
@@ -328,6 +369,16 @@ def test_copies_under_a_wrappers_name_that_differ(tmp_path: Path) -> None:
     assert any(FC1 in str(f) for f in vit.report.of("outside"))  # type: ignore[union-attr]
     with torch.no_grad():
         assert torch.equal(vit(PIXELS).tokens, anyvit.load(trained(), heads=2)(PIXELS).tokens)
+
+
+def test_blocks_that_share_their_weights_on_purpose_are_not_accused(tmp_path: Path) -> None:
+    """torch.save keeps what shares its storage; a copy of the bytes is another thing."""
+    state = {n: torch.from_numpy(v) for n, v in trained().items()}
+    shared = {n: state[n.replace("blocks.3.", "blocks.2.")] for n in state}
+    for content, kinds in ((shared, set()), ({n: t.clone() for n, t in shared.items()}, {"repeated"})):
+        torch.save(content, tmp_path / "a.pth")
+        report = anyvit.load(tmp_path / "a.pth", heads=2, check="now").report
+        assert report is not None and {f.kind for f in report.findings} - {"assumed"} == kinds
 
 
 def test_mixed_types_are_read_as_they_are(tmp_path: Path) -> None:

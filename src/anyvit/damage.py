@@ -6,7 +6,7 @@ Nothing here is a proof but for equal checksums: these are findings, and a load 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -88,13 +88,16 @@ def place(name: str, shape: tuple[int, ...], flat: int) -> str:
     return f"{name}[{', '.join(reversed(at))}]" if at else name
 
 
-def unlike(tensors: Mapping[str, Lazy], met: Mapping[str, Seen], uses: Mapping[str, Use]) -> tuple[Finding, ...]:
+def unlike(
+    tensors: Mapping[str, Lazy], met: Mapping[str, Seen], uses: Mapping[str, Use], tied: Collection[str] = ()
+) -> tuple[Finding, ...]:
     """Findings for tensors of a block that are unlike those of all others, or the very same.
 
     Arguments:
         tensors: name → tensor.
         met: name → what was met in it.
         uses: name → what it is in the model.
+        tied: names that share their bytes with others on purpose.
     """
     families: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
     for name in met:
@@ -102,7 +105,7 @@ def unlike(tensors: Mapping[str, Lazy], met: Mapping[str, Seen], uses: Mapping[s
             families[uses[name].kind, tensors[name].shape].append(name)
     again = "compare with the original: anyvit verify FILE ORIGINAL"
     found = (
-        ("repeated", list(_repeated(met, uses)), "blocks with the very same weights", again),
+        ("repeated", list(_repeated({n: seen for n, seen in met.items() if n not in tied}, uses)), "blocks with the very same weights", again),
         ("scale", list(_out_of_scale(families, met, uses)), "weights out of scale with those of all other blocks", again),
         ("sign", list(_turned_over(families, met)), "gains of a norm below zero, unlike those of all other blocks", again),
         ("rounded", list(_rounded(met, uses)), "a part of the matrices was rounded to a narrower type, the rest was not",
@@ -116,7 +119,7 @@ def unlike(tensors: Mapping[str, Lazy], met: Mapping[str, Seen], uses: Mapping[s
 
 
 def _repeated(met: Mapping[str, Seen], uses: Mapping[str, Use]) -> Iterator[tuple[str, str]]:
-    """Matrices that are bit for bit those of another block; what shares its bytes on purpose has one name or is a tie."""
+    """Matrices that are bit for bit those of another block."""
     first: dict[tuple[str, str], str] = {}
     for name, seen in met.items():
         use = uses.get(name)

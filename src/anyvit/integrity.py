@@ -206,7 +206,11 @@ def _examined(checkpoint: Checkpoint, names: Mapping[str, Use]) -> tuple[tuple[F
     found = mapped(look, names, sum(checkpoint.tensors[name].nbytes for name in names))
     met = dict(zip(names, found, strict=True))
     digests = {name: seen.digest for name, seen in met.items()}
-    findings = (*other, *told(checkpoint.tensors, met, names), *unlike(checkpoint.tensors, met, names))
+    findings = (
+        *other,
+        *told(checkpoint.tensors, met, names),
+        *unlike(checkpoint.tensors, met, names, checkpoint.aliases),
+    )
     return findings, checksums.joined(digests, algorithm)
 
 
@@ -270,7 +274,7 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
             met[name] = _look(checkpoint.tensors[name], algorithm, buffer)
         except AnyvitError as error:
             found.append(Finding("damaged", (name,), error.cause, error.remedy, fatal=True))
-    found += (*told(checkpoint.tensors, met, uses), *unlike(checkpoint.tensors, met, uses))
+    found += (*told(checkpoint.tensors, met, uses), *unlike(checkpoint.tensors, met, uses, checkpoint.aliases))
     if source is not None:
         found.append(_traced(checkpoint, source))
     return list(dict.fromkeys(found))
