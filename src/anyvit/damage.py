@@ -103,9 +103,10 @@ def unlike(
     for name in met:
         if name in uses and uses[name].block is not None:
             families[uses[name].kind, tensors[name].shape].append(name)
+    own = {name: seen for name, seen in met.items() if name not in tied}
     again = "compare with the original: anyvit verify FILE ORIGINAL"
     found = (
-        ("repeated", list(_repeated({n: seen for n, seen in met.items() if n not in tied}, uses)), "blocks with the very same weights", again),
+        ("repeated", list(_repeated(own, uses)), "blocks with the very same weights", again),
         ("scale", list(_out_of_scale(families, met, uses)), "weights out of scale with those of all other blocks", again),
         ("sign", list(_turned_over(families, met)), "gains of a norm below zero, unlike those of all other blocks", again),
         ("rounded", list(_rounded(met, uses)), "a part of the matrices was rounded to a narrower type, the rest was not",
