@@ -244,3 +244,16 @@ def test_a_record_that_was_tampered_with(converted: Path) -> None:
     with pytest.raises(FileError, match="metadata is another"):
         anyvit.load(converted)
     assert "damaged" in kinds(integrity.prove(converted))
+
+
+def test_a_check_that_has_run_holds_nothing_of_its_source() -> None:
+    """A state dict in memory goes when the caller lets it go; a model's own copy stays."""
+    import gc
+    import weakref
+
+    state = {name: torch.from_numpy(value) for name, value in timm_state().items()}
+    watched = weakref.ref(state[QKV])
+    vit = load(state, check="now")
+    del state
+    gc.collect()
+    assert watched() is None and vit(PIXELS).tokens.isfinite().all()

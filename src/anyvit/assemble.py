@@ -62,8 +62,9 @@ def build_vit(
     if spec.condition and not tensors["blocks.0.adaln.shift1.weight"].origin:
         report = report.adding([_measured(model)])
     model._report = report
-    model._check = None if source is None else integrity.begin(source, tensors, check, spec)
-    if found := mapped.files_of(given, filled):
+    found = mapped.files_of(given, filled)
+    model._check = None if source is None else integrity.begin(source, tensors, check, spec, again=bool(found))
+    if found:
         model._mapped = mapped.Mapped(found, *(() if model._check is None else (model._check.again,)))
     return model.eval()
 

@@ -53,7 +53,12 @@ def mode(check: str | None, size: int) -> str:
 
 
 def begin(
-    checkpoint: Checkpoint, tensors: Mapping[str, Lazy], check: str | None = None, spec: Spec | None = None
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, Lazy],
+    check: str | None = None,
+    spec: Spec | None = None,
+    *,
+    again: bool = False,
 ) -> Check:
     """Starts to check what a model was read from.
 
@@ -62,6 +67,7 @@ def begin(
         tensors: canonical name → tensor; what they are made of is read.
         check: "now" checks before this returns, "beside" in a thread, "off" not at all; None: see `mode`.
         spec: the architecture, where blocks that lie otherwise than their names say are to be found as well.
+        again: whether the bytes may have to be read once more (`Check.again`); the file then stays open.
 
     Returns:
         The check; `wait` and `findings` give its verdict.
@@ -74,7 +80,7 @@ def begin(
     # What lies elsewhere would be fetched twice.
     check = "off" if check is None and "://" in checkpoint.path else check
     when = mode(check, sum(checkpoint.tensors[name].nbytes for name in names))
-    running = Check(checkpoint, names, None if spec is None else (lambda: _odd(tensors, spec)))
+    running = Check(checkpoint, names, None if spec is None else (lambda: _odd(tensors, spec)), again)
     if when == "now":
         running.run()
         running.wait()
@@ -96,13 +102,18 @@ class Check:
         checkpoint: the opened file.
         names: tensor to read → what it is in the model.
         more: what else to ask once the bytes are read.
+        again: whether the bytes may have to be read once more.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, names: Mapping[str, Use], more: Callable[[], tuple[Finding, ...]] | None = None
+        self,
+        checkpoint: Checkpoint,
+        names: Mapping[str, Use],
+        more: Callable[[], tuple[Finding, ...]] | None = None,
+        again: bool = False,
     ) -> None:
-        self._read: tuple[Checkpoint, Mapping[str, Use]] | None = (checkpoint, names)
-        self._job = self._read
+        self._job: tuple[Checkpoint, Mapping[str, Use]] | None = (checkpoint, names)
+        self._read = self._job if again else None
         self._more = more
         self._thread: Thread | None = None
         self._error: Exception | None = None
@@ -111,12 +122,12 @@ class Check:
 
     def run(self) -> None:
         """Reads every byte; what is wrong is kept for `wait`."""
-        job, self._job = self._job, None
+        (job, self._job), (more, self._more) = (self._job, None), (self._more, None)
         if job is None:
             return
         try:
             self._findings, self._digest = _examined(*job)
-            self._findings += self._more() if self._more else ()
+            self._findings += more() if more else ()
         except Exception as error:  # kept, so that a thread loses nothing
             self._error = error
 

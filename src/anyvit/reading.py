@@ -57,7 +57,7 @@ class Constructors(Mapping[str, str]):
     """`configs.constructors` of a Spec, made when somebody looks: a load does not."""
 
     def __init__(self, spec: Spec, tensors: Mapping[str, Lazy]) -> None:
-        self._of = spec, tensors
+        self._of = spec, tuple(tensors)  # the names alone: a report outlives its file
 
     @cached_property
     def _made(self) -> Mapping[str, str]:
