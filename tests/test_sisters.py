@@ -182,7 +182,6 @@ def verbs(path: Path) -> dict[str, Callable[[], Report | None]]:
     out = path.with_name("out.safetensors")
     return {
         "load": lambda: anyvit.load(path, heads=2, check="now").report,
-        "load beside": lambda: anyvit.load(path, heads=2, check="beside").report,
         "load_into timm": lambda: anyvit.load_into(timm_module(), path, heads=2),
         "load_into transformers": lambda: anyvit.load_into(transformers_module(), path, heads=2),
         "convert": lambda: anyvit.convert(path, out, "timm", heads=2),

@@ -60,6 +60,7 @@ def good(handler: Handler, start: int, end: int, tag: str = '"one"') -> None:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, Any]]]:
     monkeypatch.setattr(http, "SILENCE", 0.4)
+    monkeypatch.setattr(http, "SLOWEST", 1 << 17)
     made: list[ThreadingHTTPServer] = []
 
     def start(answer: Answer, well: int = 1) -> tuple[str, Any]:
@@ -90,7 +91,7 @@ def dripping(handler: Handler, start: int, end: int) -> None:
 
 
 def silent(handler: Handler, start: int, end: int) -> None:
-    time.sleep(3)
+    time.sleep(1.5)
     handler.close_connection = True
 
 
