@@ -104,6 +104,19 @@ def test_models_with_memory_of_their_own_do_not_mind(path: Path) -> None:
         assert model(PIXELS.to(model.norm.bias.dtype)).tokens.isfinite().all()
 
 
+def test_weights_that_were_read_and_not_mapped_do_not_mind(tmp_path: Path) -> None:
+    """torch's older layout puts tensors at odd places; half precision is widened; packed members are unpacked."""
+    state = {n: torch.from_numpy(v) for n, v in timm_state().items()}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    write({n: v.astype("float16") for n, v in timm_state().items()}, tmp_path / "half.safetensors")
+    np.savez_compressed(tmp_path / "packed.npz", **timm_state())
+    for path in (tmp_path / "old.pth", tmp_path / "half.safetensors", tmp_path / "packed.npz"):
+        vit = load(path, check="now")
+        before = vit(PIXELS).tokens
+        changed(path, path.stat().st_size // 2)
+        assert vit._mapped is None and torch.equal(vit(PIXELS).tokens, before)
+
+
 def test_reading_on_from_a_file_that_is_cut_raises(path: Path) -> None:
     opened = open_checkpoint(path).tensors
     with path.open("r+b") as file:

@@ -79,10 +79,11 @@ def files_of(tensors: Mapping[str, Lazy], filled: Mapping[str, torch.Tensor]) ->
     """
     found = set()
     for name, lazy in tensors.items():
-        if lazy.pieces and is_mapped(filled[name]):
+        if lazy.pieces and filled[name].device.type == "cpu":
             source: Any = lazy.pieces[0].source
             while (whole := getattr(source, "file", None)) is not None:  # a range of a file
                 source = whole
-            if isinstance(source, LocalFile) and hasattr(source, "stamp"):  # what was fetched from an address is held
+            # What was read, or fetched from an address, lies in memory of its own.
+            if isinstance(source, LocalFile) and source.holds(filled[name].data_ptr()):
                 found.add(source)
     return found

@@ -96,6 +96,16 @@ class LocalFile:
             self.read(offset, size)
         return memoryview(self._map)[offset : offset + size]
 
+    def holds(self, address: int) -> bool:
+        """Whether an address in memory lies in the mapping of this file."""
+        there = getattr(self, "_map", None)
+        if there is None:
+            return False
+        import numpy as np
+
+        first = np.frombuffer(there, "u1").ctypes.data
+        return first <= address < first + len(there)
+
     def __del__(self) -> None:
         try:  # noqa: SIM105 (at the interpreter's end contextlib may be gone)
             os.close(self._fd)
