@@ -131,14 +131,31 @@ def candidates(tensors: Iterable[str], dialects: Sequence[Dialect]) -> list[tupl
 
 
 def sample(tensors: Iterable[str]) -> list[str]:
-    """Names that stand for all: of those that differ only in numbers, the first and the last few."""
-    groups: dict[str, list[str]] = {}
+    """Names that stand for all, whatever their order: of those that differ only in numbers, the first and last blocks.
+
+    Example:
+        >>> sample([f"blocks.{i}.norm{n}.weight" for n in (1, 2) for i in range(9)])[:3]
+        ['blocks.0.norm1.weight', 'blocks.1.norm1.weight', 'blocks.7.norm1.weight']
+    """
+    groups: dict[str, list[tuple[Sequence[str], str]]] = {}
     for name in tensors:
-        groups.setdefault(names.blank(name)[0], []).append(name)
+        blanked, numbers = names.blank(name)
+        groups.setdefault(blanked, []).append((numbers, name))
     chosen: dict[str, None] = {}
     for group in groups.values():
-        chosen.update(dict.fromkeys((*group[:4], *group[-4:])))
+        chosen.update(dict.fromkeys(_ends(group)))
     return list(chosen)
+
+
+def _ends(group: Sequence[tuple[Sequence[str], str]]) -> Iterable[str]:
+    """Those with the two smallest and two largest values of the number that varies most, which counts the blocks."""
+    if len(group) <= 8:
+        return [name for _, name in group]
+    columns = zip(*(numbers for numbers, _ in group), strict=True)
+    values = [sorted(set(column), key=lambda digits: (len(digits), digits)) for column in columns]
+    at = max(range(len(values)), key=lambda place: len(values[place]))
+    kept = {*values[at][:2], *values[at][-2:]}
+    return [name for numbers, name in group if numbers[at] in kept]
 
 
 Blanked = tuple[str, Sequence[str]]
