@@ -50,7 +50,10 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"(^|\.)embeddings\.text_embeddings\.", "not a ViT", "ViLT: words and patches go through the same blocks; no plain Vision Transformer"),
     Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter (lora_A, lora_B): differences to a base model that are not merged into it",
          "merge it into its base model first: model.merge_and_unload()"),
-    Sign(r"patch_embed\.backbone\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
+    Sign(r"(qkv|proj|out|fc\d|query|key|value|dense|linear\d?)\.(weight_[gv]$|parametrizations\.weight\.original[01]$)", "unexplained",
+         "matrices stored with a weight norm, as length and direction (weight_g, weight_v)",
+         "torch.nn.utils.remove_weight_norm (or parametrize.remove_parametrizations) multiplies them out"),
+    Sign(r"patch_embed\.backbone\.|embeddings\.hybrid_model\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
          "a hybrid: a convolutional stem (ResNet) stands before plain ViT blocks, the patch embedding works on its output"),
     Sign(r"(^|\.)visual\.(layer1\.|attnpool\.)", "not a ViT",
          "CLIP with a ModifiedResNet image tower (visual.layer1, visual.attnpool): convolutional, no Vision Transformer"),
@@ -130,7 +133,8 @@ def _optimizer(tensors: Mapping[str, Lazy]) -> Finding | None:
 
 def _decoder(tensors: Mapping[str, Lazy]) -> Finding | None:
     hits = [n for n in tensors if re.search(r"(^|\.)(decoder_|decoder\.|predictor)", n)]
-    if len(hits) * 10 < len(tensors) * 9:
+    telling = re.compile(r"decoder_(blocks|layers|pred|embed)|decoder\.blocks|predictor")
+    if len(hits) * 10 < len(tensors) * 9 or not any(map(telling.search, hits)):
         return None
     cause = "only the decoder half of a masked autoencoder: decoder_blocks are not the encoder"
     return Finding("not a ViT", fold(hits)[:4], cause, "load the file with the encoder", True)
@@ -210,7 +214,7 @@ def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
 BEFORE = re.compile(
     r"(?:(?:encoder|transformer|vision_model|model)[._/])?"
     r"(?:\w*embed(?:s|ding|dings|der)?[./].*|\w*pos(?:ition)?(?:_\w+|$).*|\w*(?:cls|class)_\w*(?:tok|emb|pos)\w*|"
-    r"(?!mask)\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
+    r"(?!mask|query|text|label|class_)\w*_embed(?:ding)?s?|(?!mask)\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
     r"(?:norm_pre|ln_pre|pre_\w*norm|pre_?\w*layer_?norm)\b.*)"
 )
 """Names that stand before the blocks: embeddings, positions, tokens, rotary tables, a norm before block 0."""

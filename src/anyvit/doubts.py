@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 
 from anyvit import canon, conform, diagnose, foreign
 from anyvit.lazy import Lazy
 from anyvit.recognise import Match
 from anyvit.report import Finding, fold
-from anyvit.rules import Run, parent
+from anyvit.rules import Fault, Run, parent
 from anyvit.spec import Fact, Spec
 from anyvit.translate import CLASS_TOKENS, is_table
 
@@ -68,7 +69,8 @@ def _misread(
         if fault in turned:
             continue
         if fault.rule.ours != "embed.[pos_prefix|pos]" or "not known" not in fault.text:
-            findings.append(Finding("shape", fold(fault.names), fault.text, None, True))
+            cause = fault.text + _spare_row(fault, source)
+            findings.append(Finding("shape", fold(fault.names), cause, None, True))
     if run.partial:
         lacking = tuple(dict.fromkeys(match.prefix + n for names in run.partial.values() for n in names))
         cause = "tensors that belong together are not all there"
@@ -80,6 +82,15 @@ def _misread(
     checked = conform.check(canonical, lambda name: spell(match, name), (), source, one_norm=one_norm)
     findings += [f for f in checked if not (f.kind == "missing" and (turned or (run.faults and not f.names)))]
     return findings
+
+
+def _spare_row(fault: Fault, source: Mapping[str, Lazy]) -> str:
+    """What to add where a table of a grid is stored as rows, one of them for a class token (ViTDet, EfficientSAM)."""
+    shape = source[fault.names[0]].shape
+    if fault.rule.ours != "embed.pos" or len(shape) != 3 or isqrt(shape[1] - 1) ** 2 != shape[1] - 1:
+        return ""
+    side = isqrt(shape[1] - 1)
+    return f"; {shape[1]} rows are {side} × {side} and one for a class token, which is not there"
 
 
 def _left_over(match: Match, run: Run) -> list[Finding]:
@@ -167,7 +178,7 @@ def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
 def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, match: Match) -> list[Finding]:
     """Positions and a final norm that such a model has and the file lacks."""
     findings = []
-    if spec.pos_embed == "none" and not any(map(is_table, run.faults)) and not _without_positions(spec):
+    if spec.pos_embed == "none" and not any(_of_table(f) for f in run.faults) and not _without_positions(spec):
         cause = (
             "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
         )
@@ -185,6 +196,11 @@ def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, mat
             cause, remedy = "there is no final norm before the head", "the file was cut or edited; get it whole"
         findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, not insisted))
     return findings
+
+
+def _of_table(fault: Fault) -> bool:
+    """Whether a position table is there, but does not fit."""
+    return is_table(fault) or fault.rule.ours == "embed.pos"
 
 
 def _unusual(spec: Spec, canonical: Mapping[str, Lazy]) -> list[Finding]:

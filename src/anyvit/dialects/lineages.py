@@ -289,7 +289,8 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "ijepa", PLAIN, {"eps": 1e-6, "resample": "none", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
         "ijepa/src/models/vision_transformer.py: sin-cos positions, no cls token",
-        ("prefix target_encoder|(^|\\.)encoder\\.", "no embed.cls"), heads=WIDE,
+        ("has (^|\\.)(target_encoder|predictor)\\.", "prefix target_encoder|(^|\\.)encoder\\.", "no embed.cls"),
+        heads=WIDE,
     ),
     Lineage(
         "msn", PLAIN, {"eps": 1e-6, "resample": "msn", **IMAGENET},
