@@ -23,7 +23,7 @@ from anyvit import (
     rewrite,
     weight_sets,
 )  # fmt: skip
-from anyvit.dialects import lineages
+from anyvit.dialects import lineages, twins
 from anyvit.errors import BadArgument
 from anyvit.infer import Clues, infer
 from anyvit.lazy import Checkpoint, Lazy
@@ -177,6 +177,9 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if spec is not None:
         canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
         findings += grouped
+    if spec is not None and not (ask.dialect or given.facts or configs.model_types(checkpoint)):
+        spec, undecided = twins.told(spec, _scene(match, canonical, checkpoint, tensors), not match.outside)
+        findings += undecided
     findings += doubts.problems(match, run, canonical, tensors, facts)
     findings += doubts.assumed(spec, canonical, ask.dialect is not None, facts, run, match)
     findings += doubts.instead(findings, match, canonical, configs.model_types(checkpoint))
