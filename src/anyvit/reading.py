@@ -23,9 +23,10 @@ from anyvit import (
     rewrite,
     weight_sets,
 )  # fmt: skip
+from anyvit.clues import Clues
 from anyvit.dialects import lineages, twins
 from anyvit.errors import BadArgument
-from anyvit.infer import Clues, infer
+from anyvit.infer import infer
 from anyvit.lazy import Checkpoint, Lazy
 from anyvit.recognise import Match, blocks, fit, matches, unwrapped
 from anyvit.report import Finding, Report, Trail, fold, order

@@ -39,8 +39,8 @@ class Twin:
 TWINS: tuple[Twin, ...] = (
     Twin(
         ("timm-eva",), "pos_embed", "positions are rotated beside the table, as timm's vit_*_rope_ape models do",
-        "DeiT-III has the same names, and no rotation", ("canon embed.pos", "canon blocks.{i}.ls1", "canon blocks.{i}.attn.k.bias",
-        "no rope.freqs", "no embed.reg", "no embed.norm.weight"), remedy='dialect="deit3"',
+        "DeiT-III has the same names, and no rotation", ("canon embed.pos", "canon blocks.{i}.ls1",
+        "canon blocks.{i}.attn.k.bias", "no rope.freqs", "no embed.reg", "no embed.norm.weight"), remedy='dialect="deit3"',
     ),
     Twin(
         ("deit3",), "pos_embed", "positions are those of the table alone, as in DeiT-III",
@@ -54,7 +54,8 @@ TWINS: tuple[Twin, ...] = (
     ),
     Twin(
         ("hf-clip", "hf-clip-memory"), "tokens_normed", "tokens stand before post_layernorm, as CLIP's last_hidden_state does",
-        "GIT's tower has the same names, and its tokens stand after that norm", ("no proj.weight", "no head.weight", "canon norm.weight"),
+        "GIT's tower has the same names, and its tokens stand after that norm",
+        ("no proj.weight", "no head.weight", "canon norm.weight"),
         alone=True, remedy="keep the config.json beside the weights",
     ),
 )  # fmt: skip
@@ -74,6 +75,8 @@ def told(spec: Spec, scene: Scene, alone: bool) -> tuple[Spec, list[Finding]]:
         if family(spec.dialect) not in twin.dialects or (twin.alone and not alone):
             continue
         if all(scene.holds(sign) for sign in twin.when):
-            spec = spec.with_facts("assumed", f"{twin.reading}; {twin.other}", **{twin.field: getattr(spec, twin.field)})
+            spec = spec.with_facts(
+                "assumed", f"{twin.reading}; {twin.other}", **{twin.field: getattr(spec, twin.field)}
+            )
             findings.append(Finding("assumed", (twin.field,), f"{twin.reading}; {twin.other}", twin.remedy))
     return spec, findings
