@@ -42,6 +42,13 @@ SIGNS: tuple[Sign, ...] = (
          "dequantise first: model.dequantize()"),
     Sign(r"^v\.blk\.\d+\.", "not a ViT", "GGUF names of llama.cpp (v.blk.N, axes reversed): GGUF is not supported",
          "use the checkpoint that the GGUF file was made from"),
+    Sign(r"\.(W_q|weight_packed|weight\._(data|scale|shift))$|\._packed_params\._packed_params$|\.zero_point$", "quantised",
+         "quantised (HQQ, compressed-tensors, quanto or torch's own: integers with scales beside them)",
+         "dequantise first, or get the original weights"),
+    Sign(r"\.weight_mask$", "unexplained", "pruned by masks: a matrix is weight_orig times weight_mask",
+         "torch.nn.utils.prune.remove multiplies them"),
+    Sign(r"\.weight_u$", "unexplained", "matrices stored with a spectral norm (weight_orig, weight_u)",
+         "torch.nn.utils.remove_spectral_norm divides by it"),
     Sign(r"\.(weight_scale(_inv)?|input_scale)$", "quantised", "float8 weights whose scales stand beside them (weight_scale), or int8 ones",
          "dequantise first, or get the original weights"),
     Sign(r"(^|\.)visual\.(merger|deepstack_merger_list)\.", "not a ViT",
@@ -101,7 +108,7 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     found = signs(names)
     if found:
         return found
-    for test in (_optimizer, _decoder, _squashed, foreign.alone, _head, foreign.by_shape, _video, _hollow):
+    for test in (_optimizer, _decoder, _squashed, _nameless, foreign.alone, _head, foreign.by_shape, _video, _hollow):
         if finding := test(tensors):
             return [finding]
     shown = fold(names)[:8]
@@ -149,6 +156,15 @@ def _squashed(tensors: Mapping[str, Lazy]) -> Finding | None:
         "names without dots (the shadow copy of an EMA writes them so): which module a tensor belongs to cannot be told"
     )
     return Finding("not a ViT", tuple(hits[:4]), cause, "load the model's own state dict beside it", True)
+
+
+def _nameless(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [name for name in tensors if re.search(r"(^|[./])\d+$", name)]
+    if len(hits) < 3 or len(hits) * 10 < len(tensors) * 9:
+        return None
+    cause = "a list of tensors without names (the shadow_params of an EMA are one): which is which cannot be told"
+    remedy = "load the model's own state dict, or copy the list into a model of the same class and save that"
+    return Finding("not a ViT", fold(hits)[:4], cause, remedy, True)
 
 
 def _head(tensors: Mapping[str, Lazy]) -> Finding | None:

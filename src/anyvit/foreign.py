@@ -44,6 +44,8 @@ FAMILIES: tuple[tuple[str, str], ...] = (
      "ViTDet: its windows are of another grid than its position table, which has a row for a class token that is not there"),
     (r"(^|\.)to_patch_embedding\.|layers\.\d+\.\d\.(fn\.)*(to_qkv|net\.\d)",
      "blocks of lucidrains' vit-pytorch (to_qkv, net), which norm raw patches before they are projected"),
+    (r"(^|\.)tokens_to_token\.", "T2T-ViT: patches overlap and are folded into tokens by attention of their own"),
+    (r"(^|\.)tokenizer\.conv_layers\.", "CCT: a convolutional tokenizer stands before the blocks"),
     (r"(^|\.)patch_emb\.\d+\.block\.conv\.", "MobileCLIP: a convolutional stem stands before the blocks"),
     (r"patch_embedding\.(patch_embeddings|position_embeddings)",
      "MONAI's ViT, made for volumes: patches are rows of voxels, or cut by a 3-D kernel"),
