@@ -45,9 +45,9 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"\.(W_q|weight_packed|weight\._(data|scale|shift))$|\._packed_params\._packed_params$|\.zero_point$", "quantised",
          "quantised (HQQ, compressed-tensors, quanto or torch's own: integers with scales beside them)",
          "dequantise first, or get the original weights"),
-    Sign(r"\.weight_mask$", "unexplained", "pruned by masks: a matrix is weight_orig times weight_mask",
+    Sign(r"\.weight_mask$", "factored", "pruned by masks: a matrix is weight_orig times weight_mask",
          "torch.nn.utils.prune.remove multiplies them"),
-    Sign(r"\.weight_u$", "unexplained", "matrices stored with a spectral norm (weight_orig, weight_u)",
+    Sign(r"\.weight_u$", "factored", "matrices stored with a spectral norm (weight_orig, weight_u)",
          "torch.nn.utils.remove_spectral_norm divides by it"),
     Sign(r"\.(weight_scale(_inv)?|input_scale)$", "quantised", "float8 weights whose scales stand beside them (weight_scale), or int8 ones",
          "dequantise first, or get the original weights"),
@@ -57,7 +57,7 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"(^|\.)embeddings\.text_embeddings\.", "not a ViT", "ViLT: words and patches go through the same blocks; no plain Vision Transformer"),
     Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter (lora_A, lora_B): differences to a base model that are not merged into it",
          "merge it into its base model first: model.merge_and_unload()"),
-    Sign(r"(qkv|proj|out|fc\d|query|key|value|dense|linear\d?)\.(weight_[gv]$|parametrizations\.weight\.original[01]$)", "unexplained",
+    Sign(r"(qkv|proj|out|fc\d|query|key|value|dense|linear\d?)\.(weight_[gv]$|parametrizations\.weight\.original[01]$)", "factored",
          "matrices stored with a weight norm, as length and direction (weight_g, weight_v)",
          "torch.nn.utils.remove_weight_norm (or parametrize.remove_parametrizations) multiplies them out"),
     Sign(r"patch_embed\.backbone\.|embeddings\.hybrid_model\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
@@ -108,7 +108,18 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     found = signs(names)
     if found:
         return found
-    for test in (_optimizer, _decoder, _squashed, _nameless, foreign.alone, _head, foreign.by_shape, _video, _hollow):
+    for test in (
+        _optimizer,
+        _decoder,
+        _squashed,
+        _nameless,
+        foreign.alone,
+        _head,
+        foreign.by_shape,
+        _video,
+        _hollow,
+        _layers,
+    ):
         if finding := test(tensors):
             return [finding]
     shown = fold(names)[:8]
@@ -202,6 +213,15 @@ def short_floats(tensors: Mapping[str, Lazy]) -> list[Finding]:
         if short
         else []
     )
+
+
+def _layers(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [n for n in tensors if re.search(r"(^|[._/])(layers?|blocks?|resblocks)[._/]\d+[._/]", n)]
+    attends = any(re.search(r"qkv|q_proj|query|in_proj|to_q\b", name) for name in hits)
+    if len(hits) * 10 < len(tensors) * 8 or not attends or any(len(t.shape) == 4 for t in tensors.values()):
+        return None
+    cause = "transformer layers alone: there is neither a patch embedding nor anything else that takes pictures"
+    return Finding("not a ViT", fold(hits)[:6], cause, "use the checkpoint of the whole model, not a part of it", True)
 
 
 def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:

@@ -124,10 +124,10 @@ Source: timm 1.0.31 timm/models/*.py and transformers 5.23.0 models/*/modeling_*
 ALONE: tuple[tuple[str, str], ...] = (
     (r"(^|\.)last_layer\.(weight_g|weight_v|parametrizations)",
      "a projection head (DINO, iBOT): there are no transformer blocks"),
-    (r"encoder_attn\.|sampling_offsets\.|query_position_embeddings|(^|\.)(bbox_embed|query_embed|reference_points)\.",
-     "an encoder or decoder of a detector (DETR and its kin): it takes features, not pictures"),
     (r"(^|\.)(word_embeddings|embed_tokens|wte|tok_embeddings)\.weight$|token_embedding\.weight$",
      "a text or language model (token embeddings) without an image tower of a known kind"),
+    (r"encoder_attn\.|sampling_offsets\.|query_position_embeddings|(^|\.)(bbox_embed|query_embed|reference_points)\.",
+     "a part of a detector (DETR and its kin) or a decoder beside its encoder: it takes features, not pictures"),
 )  # fmt: skip
 """What a file is where no image tower at all is found in it; beside one these names are common."""
 
@@ -136,6 +136,10 @@ OTHERWISE: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(mlp_AR|projector\.pre_norm)\.|packing_position_embedding",
      "PaddleOCR-VL rotates positions in its SigLIP tower"),
     (r"backbone\.(0\.)?projector\.(stages|projector_layer|layers)\.", "RF-DETR runs its DINOv2 backbone in windows"),
+    (r"(^|\.)last_norm\.",
+     "ViTPose pads pictures by two pixels before its patch kernel and adds the class token's row to every position"),
+    (r"(^|\.)tokenizer\.(blocks\.|w_cls$|local_pos_embed$)",
+     "Sapiens2's models for 4K pictures gather windows of patches before the blocks"),
     (r"attn_mask_probs$", "EoMT sends queries through the last blocks, beside the patches"),
     (r"simfp_\d", "ViTDet's windows and relative positions are of another grid than its position table"),
     (r"interactions\.\d+\.(injector|extractor)", "ViT-Adapter adds features of a convolutional branch between the blocks"),
@@ -153,6 +157,8 @@ TYPES: Mapping[str, str] = {
     "video_llama_3_vision": "VideoLLaMA 3 rotates positions in its SigLIP tower",
     "video_llama_3": "VideoLLaMA 3 rotates positions in its SigLIP tower",
     "mlcd_vision_model": "MLCD rotates positions in its CLIP tower",
+    "vitpose_backbone": "ViTPose pads pictures by two pixels before its patch kernel",
+    "vitpose": "ViTPose pads pictures by two pixels before its patch kernel",
     "rf_detr_dinov2": "RF-DETR runs its DINOv2 backbone in windows",
     "rf_detr": "RF-DETR runs its DINOv2 backbone in windows",
     "glm_image_vision": "GLM-Image rotates positions in two dimensions",
@@ -183,7 +189,7 @@ def family(names: Collection[str]) -> Finding | None:
 
 def alone(names: Collection[str]) -> Finding | None:
     """What a file without an image tower is: an architecture, a text model, a head."""
-    return family(names) or _first(names, ALONE, "")
+    return family(names) or _first(names, ALONE, "") or otherwise(names)
 
 
 def otherwise(names: Collection[str]) -> Finding | None:
