@@ -21,10 +21,11 @@ from anyvit import (
     noted,
     reparametrized,
     rewrite,
+    twins,
     weight_sets,
 )  # fmt: skip
 from anyvit.clues import Clues
-from anyvit.dialects import lineages, twins
+from anyvit.dialects import lineages
 from anyvit.errors import BadArgument
 from anyvit.infer import infer
 from anyvit.lazy import Checkpoint, Lazy
