@@ -57,12 +57,15 @@ class Match:
     @cached_property
     def in_blocks(self) -> tuple[str, ...]:
         """The unexplained names that lie inside a transformer block and may change the function."""
-        starts = block_prefixes(self.dialect)
-        return tuple(n for n in self.unexplained if any(s.match(n[len(self.prefix) :]) for s in starts))
+        starts, beside = block_prefixes(self.dialect), block_prefixes(self.dialect, beside=True)
+        above = parent(self.prefix)
+        around = [n for n in (*self.unexplained, *self.outside) if n.startswith(above)] if beside else []
+        found = [n for n in self.unexplained if any(s.match(n[len(self.prefix) :]) for s in starts)]
+        return tuple(dict.fromkeys((*found, *(n for n in around if any(s.match(n[len(above) :]) for s in beside)))))
 
 
-def block_prefixes(dialect: Dialect) -> tuple[re.Pattern[str], ...]:
-    """What the names inside a block start with, in a dialect.
+def block_prefixes(dialect: Dialect, *, beside: bool = False) -> tuple[re.Pattern[str], ...]:
+    """What the names inside a block start with, in a dialect: under its prefix, or beside it.
 
     Example:
         >>> from anyvit.dialects.timm import TIMM
@@ -71,9 +74,10 @@ def block_prefixes(dialect: Dialect) -> tuple[re.Pattern[str], ...]:
     """
     found: dict[str, None] = {}
     for rule in dialect.rules:
-        if not rule.ours or not rule.ours.startswith("blocks.") or rule.theirs.startswith("../"):
+        if not rule.ours or not rule.ours.startswith("blocks.") or rule.theirs.startswith("../") != beside:
             continue
-        head = re.match(r"(.*?(?:\{_\}\.)?\{i\}[./])", rule.theirs) or re.match(r"(.*?encoderblock/)", rule.theirs)
+        theirs = rule.theirs.removeprefix("../")
+        head = re.match(r"(.*?(?:\{_\}\.)?\{i\}[./])", theirs) or re.match(r"(.*?encoderblock/)", theirs)
         if head:
             found[head.group(1)] = None
     return tuple(re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(text))) for text in found)

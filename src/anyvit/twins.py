@@ -48,6 +48,11 @@ TWINS: tuple[Twin, ...] = (
         ("prefix ^(?!model(_ema)?\\.)", "canon embed.pos", "canon blocks.{i}.ls1"), remedy='dialect="timm-eva-rope"',
     ),
     Twin(
+        ("timm-eva",), "pos_embed", "positions are rotated beside the table, as timm's vit_pe_spatial_* models do",
+        "timm's CLIP towers have the same names where the final norm is lost", ("canon embed.norm.weight", "canon embed.pos",
+        "no norm.weight", "no blocks.{i}.ls1"), remedy="get the whole file, if it is a CLIP tower",
+    ),
+    Twin(
         ("hf-siglip",), "pos_embed", "positions are those of the table alone, as in SigLIP",
         "PaddleOCR-VL's and VideoLLaMA 3's towers have the same names and rotate queries and keys too",
         ("width 1152", "no pool.query", "no head.weight"), alone=True, remedy="keep the config.json beside the weights",
@@ -59,7 +64,8 @@ TWINS: tuple[Twin, ...] = (
         alone=True, remedy="keep the config.json beside the weights",
     ),
 )  # fmt: skip
-"""Source: timm/models/eva.py vit_*_rope_ape_*, deit/models_v2.py; transformers models/{paddleocr_vl,video_llama_3,git}."""
+"""Source: timm/models/eva.py vit_*_rope_ape_*, vit_pe_spatial_*; deit/models_v2.py; transformers models/{paddleocr_vl,
+video_llama_3,git}."""
 
 
 def told(spec: Spec, scene: Scene, alone: bool) -> tuple[Spec, list[Finding]]:

@@ -201,6 +201,27 @@ ln1.weight: d
 """
 
 
+GOOGLE = """
+embedding/kernel: 16 16 3 d
+embedding/bias: d
+cls: 1 1 d
+Transformer/posembed_input/pos_embedding: 1 197 d
+Transformer/encoder_norm/scale: d
+Transformer/encoder_norm/bias: d
+""" + "".join(
+    f"Transformer/encoderblock_{{i}}/{line}\n"
+    for line in (
+        "LayerNorm_0/scale: d", "LayerNorm_0/bias: d", "LayerNorm_2/scale: d", "LayerNorm_2/bias: d",
+        *(f"MultiHeadDotProductAttention_1/{part}/{axes}" for part in ("query", "key", "value") for axes in ("kernel: d 12 64", "bias: 12 64")),
+        "MultiHeadDotProductAttention_1/out/kernel: 12 64 d", "MultiHeadDotProductAttention_1/out/bias: d",
+        "MlpBlock_3/Dense_0/kernel: d 3072", "MlpBlock_3/Dense_0/bias: 3072", "MlpBlock_3/Dense_1/kernel: 3072 d", "MlpBlock_3/Dense_1/bias: d",
+    )
+)  # fmt: skip
+GAMMAS = LAYER_SCALE.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")
+DEIT_3 = timm(rows=0, scale=GAMMAS)
+IJEPA = without(hf_vit(), "cls_token") | {"embeddings.position_embeddings": (1, 196, 768)}
+
+
 def eva_giant() -> Shapes:
     shapes = timm(1408, 39, 6144, 14, (16, 16), more=BEIT)
     return without(shapes, r"qkv\.bias")
@@ -336,6 +357,9 @@ OTHERS = (
                                                         qk_norm="head"), container="safetensors"),
     Released("jeonsworld ViT-B_16", spread(JEONSWORLD, 12, d=768), facts(768, 12, 12, 16, eps=1e-6, act="gelu")),
     Released("lukemelas B_16_imagenet1k", spread(LUKEMELAS, 12, d=768), facts(768, 12, 12, 16, eps=1e-6, num_classes=1000)),
+    Released("Google's ViT-B_16", spread(GOOGLE, 12, d=768), facts(768, 12, 12, 16, eps=1e-6, act="gelu_tanh"), container="npz"),
+    Released("DeiT-III ViT-B", under("model.", DEIT_3), facts(768, 12, 12, 16, **SCALED)),
+    Released("I-JEPA in transformers' names", IJEPA, facts(768, 12, 12, 16, num_cls=0)),
     Released("asyml ViT-B_16", spread(ASYML, 12, d=768), facts(768, 12, 12, 16, eps=1e-5, num_classes=1000)),
     Released("mmsegmentation SETR", under("state_dict.backbone.", spread(MMSEG, 12, d=768)), facts(768, 12, 12, 16, final_norm=None)),
     Released("Segmenter", under("model.encoder.", timm(grid=(32, 32))) | under("model.decoder.", spread(BLOCKS, 2, d=768)), facts(768, 12, 12, 16)),
@@ -426,5 +450,16 @@ REFUSED = (
     refused("two models", under("vit_b.", timm()) | under("vit_s.", timm(384)), "several towers"),
     refused("half of the names behind a prefix", {("module." if n % 2 else "") + k: s for n, (k, s) in enumerate(timm().items())}, "pos_embed"),
     refused("a cut table", timm() | {"pos_embed": (1, 150, 768)}, "150 rows"),
+    refused("CLIP without its last norm", under("vision_model.", without(hf_clip(), "post_layernorm")), "no final norm"),
+    refused("DINOv2 with registers without its last norm", without(hf_dinov2(r=4), "^layernorm"), "no final norm"),
+    refused("OpenCLIP without its last norm", without(clip(1280, 32, 14, 16, 1024), "ln_post"), "no final norm"),
+    refused("DeiT-III without its class token", under("model.", without(DEIT_3, "cls_token")), "the class token is missing"),
+    refused("DeiT-III without its table", under("model.", without(DEIT_3, "pos_embed")), "positions"),
+    refused("EVA-02 without its table", without(spread(EVA_02 + BEIT, 24, d=1024, m=2730), "pos_embed"), "the position table is missing"),
+    refused("SAM without its table", under("image_encoder.", without(sam(), "^pos_embed")), "the position table is missing"),
+    Released("Google's ViT-B without its table", without(spread(GOOGLE, 12, d=768), "posembed"), words=("positions",), container="npz"),
+    Released("Google's ViT-B with one bias turned", spread(GOOGLE, 12, d=768) | {"Transformer/encoderblock_3/MultiHeadDotProductAttention_1/key/bias": (64, 12)},
+             words=("disagree on the head count: 12, 64", "encoderblock_3"), container="npz"),
+    refused("I-JEPA with a tensor more in a block", IJEPA | {"encoder.layer.7.layernorm_after.new_thing": (4,)}, "new_thing", "inside the blocks"),
     refused("no class token beside its row", without(timm(), "cls_token"), "no class token"),
 )  # fmt: skip

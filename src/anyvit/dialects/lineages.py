@@ -149,8 +149,8 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "resample": "pe", "pool_heads": 8, **HALF},
-        "perception_models core/vision_encoder/{config,pe,rope}.py: PE-Lang and PE-Spatial have no final norm",
-        ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
+        "perception_models core/vision_encoder/{config,pe,rope}.py: PE-Lang and PE-Spatial have neither a final norm nor a projection",
+        ("canon embed.norm.weight", "no norm.weight", "no proj.weight"), heads=GIANT,
     ),
     Lineage(
         "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "pool_heads": 8, **HALF},
@@ -190,7 +190,8 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "timm-rope-axial", ("timm-eva",), {"eps": 1e-6, "rope": AXIAL_ROPE, "resample": "timm", **IMAGENET},
         "timm/models/eva.py vit_*_rope_224: all have LayerScale; without it, a plain ViT may have lost its table",
-        ("canon blocks.{i}.ls1", "no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
+        ("canon blocks.{i}.ls1", "no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg",
+         "prefix ^(?!model(_ema)?\\.)"),
     ),
     Lineage(
         "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
@@ -398,10 +399,9 @@ LINEAGES: tuple[Lineage, ...] = (
         ("prefix (^|/)img/$", "canon head.weight"), heads=GIANT,
     ),
     Lineage(
-        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old", "google-npz", "google-linen", "google-flax"),
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
-        "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored; vit_jax always stores its table",
-        ("no embed.pos",), heads=GIANT,
+        "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored", ("no embed.pos",), heads=GIANT,
     ),
     Lineage(
         "google", ("google-npz", "google-linen", "google-flax"), {"eps": 1e-6, "act": "gelu_tanh", "resample": "google", **HALF},
