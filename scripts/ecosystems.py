@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from anyvit import canon
+from anyvit import canon, foreign
 from anyvit.dialects import ALL
 from anyvit.dialects.lineages import LINEAGES, Lineage
 from anyvit.rules import Dialect
 from anyvit.spec import Rope
+from anyvit.twins import TWINS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "ecosystems.md"
 HEAD = """# Ecosystems
@@ -70,6 +71,29 @@ def lines() -> Iterator[str]:
         signs = "; ".join(f"`{sign}`".replace("|", "\\|") for sign in row.when) or "–"
         names = ", ".join(f"`{name}`" for name in row.dialects)
         yield f"| {row.name} | {names} | {signs} | {facts(row)} | {heads(row)} | {row.source} |"
+    yield from twins()
+    yield from refusals()
+
+
+def twins() -> Iterator[str]:
+    """Readings that nothing in a file tells apart."""
+    yield "\n## Readings that nothing in a file tells apart\n"
+    yield "The reading is assumed and a finding names the other; a config beside the weights, or `dialect=`, decides.\n"
+    yield "| dialects | field | taken for granted | could be | signs |"
+    yield "|---|---|---|---|---|"
+    for twin in TWINS:
+        signs = "; ".join(f"`{sign}`".replace("|", "\\|") for sign in twin.when) + (
+            "; the tower alone" if twin.alone else ""
+        )
+        yield f"| {', '.join(f'`{name}`' for name in twin.dialects)} | {twin.field} | {twin.reading} | {twin.other} | {signs} |"
+
+
+def refusals() -> Iterator[str]:
+    """What is named and refused."""
+    yield "\n## What is named and refused\n"
+    yield "Architectures that the reference ViT cannot hold, by names that give them away.\n"
+    for _, text in (*foreign.FAMILIES, *foreign.OTHERWISE):
+        yield f"- {text}"
 
 
 def facts(row: Lineage) -> str:

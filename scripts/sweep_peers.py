@@ -137,6 +137,7 @@ PLAIN = frozenset(
         "idefics3",
         "ijepa",
         "instructblip",
+        "instructblipvideo",
         "internvl",
         "janus",
         "kosmos2",
@@ -146,6 +147,7 @@ PLAIN = frozenset(
         "llava_onevision",
         "metaclip_2",
         "modernvbert",
+        "molmo2",
         "owlv2",
         "owlvit",
         "paligemma",
@@ -158,6 +160,7 @@ PLAIN = frozenset(
         "radio",
         "sam",
         "sam_hq",
+        "sapiens2",
         "siglip",
         "siglip2",
         "slanext",
@@ -169,6 +172,7 @@ PLAIN = frozenset(
         "ultravbert",
         "unlimited_ocr",
         "vipllava",
+        "vision_encoder_decoder",
         "vision_text_dual_encoder",
         "vit",
         "vit_mae",
@@ -177,6 +181,12 @@ PLAIN = frozenset(
     ]
 )
 """Folders of transformers whose image tower is a plain ViT; what they lack at default settings is told as missed."""
+
+ALONE = {
+    "transformers:paddleocr_vl:PaddleOCRVision": "its names are SigLIP's; a finding names the other reading",
+    "transformers:rf_detr:RfDetrDinov2Backbone": "its names are DINOv2's; its windows stand in the config alone",
+}
+"""Towers that without their config cannot be told from a plain ViT: how their names begin → why."""
 
 TEXT = re.compile(r"Text|LM|Language|Llama|Decoder|Audio|Talker|[Qq]former")
 
@@ -251,7 +261,7 @@ def verdict(peer: Peer, report: Report) -> str:
     """One word for a report: right, refused, wrong, assumed (only eps or activation differ), false ok, missed."""
     if peer.truth is None:
         if report.ok:
-            return "false ok"
+            return "undecided" if peer.name.startswith(tuple(ALONE)) else "false ok"
         return "nameless" if "no known Vision" in str(report.error()) else "refused"
     wrong = differences(peer, report)
     if set(wrong) & set(HARD):

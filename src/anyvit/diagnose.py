@@ -42,6 +42,13 @@ SIGNS: tuple[Sign, ...] = (
          "dequantise first: model.dequantize()"),
     Sign(r"^v\.blk\.\d+\.", "not a ViT", "GGUF names of llama.cpp (v.blk.N, axes reversed): GGUF is not supported",
          "use the checkpoint that the GGUF file was made from"),
+    Sign(r"\.(W_q|weight_packed|weight\._(data|scale|shift))$|\._packed_params\._packed_params$|\.zero_point$", "quantised",
+         "quantised (HQQ, compressed-tensors, quanto or torch's own: integers with scales beside them)",
+         "dequantise first, or get the original weights"),
+    Sign(r"\.weight_mask$", "factored", "pruned by masks: a matrix is weight_orig times weight_mask",
+         "torch.nn.utils.prune.remove multiplies them"),
+    Sign(r"\.weight_u$", "factored", "matrices stored with a spectral norm (weight_orig, weight_u)",
+         "torch.nn.utils.remove_spectral_norm divides by it"),
     Sign(r"\.(weight_scale(_inv)?|input_scale)$", "quantised", "float8 weights whose scales stand beside them (weight_scale), or int8 ones",
          "dequantise first, or get the original weights"),
     Sign(r"(^|\.)visual\.(merger|deepstack_merger_list)\.", "not a ViT",
@@ -50,7 +57,10 @@ SIGNS: tuple[Sign, ...] = (
     Sign(r"(^|\.)embeddings\.text_embeddings\.", "not a ViT", "ViLT: words and patches go through the same blocks; no plain Vision Transformer"),
     Sign(r"(^|\.)lora_(A|B|up|down)\.|\.lora_[AB]\b", "not a ViT", "a LoRA adapter (lora_A, lora_B): differences to a base model that are not merged into it",
          "merge it into its base model first: model.merge_and_unload()"),
-    Sign(r"patch_embed\.backbone\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
+    Sign(r"(qkv|proj|out|fc\d|query|key|value|dense|linear\d?)\.(weight_[gv]$|parametrizations\.weight\.original[01]$)", "factored",
+         "matrices stored with a weight norm, as length and direction (weight_g, weight_v)",
+         "torch.nn.utils.remove_weight_norm (or parametrize.remove_parametrizations) multiplies them out"),
+    Sign(r"patch_embed\.backbone\.|embeddings\.hybrid_model\.|(^|[./])conv_root[./]|^block1/unit1/", "not a ViT",
          "a hybrid: a convolutional stem (ResNet) stands before plain ViT blocks, the patch embedding works on its output"),
     Sign(r"(^|\.)visual\.(layer1\.|attnpool\.)", "not a ViT",
          "CLIP with a ModifiedResNet image tower (visual.layer1, visual.attnpool): convolutional, no Vision Transformer"),
@@ -98,7 +108,18 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     found = signs(names)
     if found:
         return found
-    for test in (_optimizer, _decoder, _squashed, foreign.alone, _head, foreign.by_shape, _video, _hollow):
+    for test in (
+        _optimizer,
+        _decoder,
+        _squashed,
+        _nameless,
+        foreign.alone,
+        _head,
+        foreign.by_shape,
+        _video,
+        _hollow,
+        _layers,
+    ):
         if finding := test(tensors):
             return [finding]
     shown = fold(names)[:8]
@@ -130,7 +151,8 @@ def _optimizer(tensors: Mapping[str, Lazy]) -> Finding | None:
 
 def _decoder(tensors: Mapping[str, Lazy]) -> Finding | None:
     hits = [n for n in tensors if re.search(r"(^|\.)(decoder_|decoder\.|predictor)", n)]
-    if len(hits) * 10 < len(tensors) * 9:
+    telling = re.compile(r"decoder_(blocks|layers|pred|embed)|decoder\.blocks|predictor")
+    if len(hits) * 10 < len(tensors) * 9 or not any(map(telling.search, hits)):
         return None
     cause = "only the decoder half of a masked autoencoder: decoder_blocks are not the encoder"
     return Finding("not a ViT", fold(hits)[:4], cause, "load the file with the encoder", True)
@@ -145,6 +167,15 @@ def _squashed(tensors: Mapping[str, Lazy]) -> Finding | None:
         "names without dots (the shadow copy of an EMA writes them so): which module a tensor belongs to cannot be told"
     )
     return Finding("not a ViT", tuple(hits[:4]), cause, "load the model's own state dict beside it", True)
+
+
+def _nameless(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [name for name in tensors if re.search(r"(^|[./])\d+$", name)]
+    if len(hits) < 3 or len(hits) * 10 < len(tensors) * 9:
+        return None
+    cause = "a list of tensors without names (the shadow_params of an EMA are one): which is which cannot be told"
+    remedy = "load the model's own state dict, or copy the list into a model of the same class and save that"
+    return Finding("not a ViT", fold(hits)[:4], cause, remedy, True)
 
 
 def _head(tensors: Mapping[str, Lazy]) -> Finding | None:
@@ -184,6 +215,15 @@ def short_floats(tensors: Mapping[str, Lazy]) -> list[Finding]:
     )
 
 
+def _layers(tensors: Mapping[str, Lazy]) -> Finding | None:
+    hits = [n for n in tensors if re.search(r"(^|[._/])(layers?|blocks?|resblocks)[._/]\d+[._/]", n)]
+    attends = any(re.search(r"qkv|q_proj|query|in_proj|to_q\b", name) for name in hits)
+    if len(hits) * 10 < len(tensors) * 8 or not attends or any(len(t.shape) == 4 for t in tensors.values()):
+        return None
+    cause = "transformer layers alone: there is neither a patch embedding nor anything else that takes pictures"
+    return Finding("not a ViT", fold(hits)[:6], cause, "use the checkpoint of the whole model, not a part of it", True)
+
+
 def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
     """Weights whose element type is no floating-point type: quantised, and by whom is not said."""
     hits = {n: t.dtype for n, t in tensors.items() if not is_floating(t.dtype)}
@@ -210,7 +250,7 @@ def element_types(tensors: Mapping[str, Lazy]) -> list[Finding]:
 BEFORE = re.compile(
     r"(?:(?:encoder|transformer|vision_model|model)[._/])?"
     r"(?:\w*embed(?:s|ding|dings|der)?[./].*|\w*pos(?:ition)?(?:_\w+|$).*|\w*(?:cls|class)_\w*(?:tok|emb|pos)\w*|"
-    r"(?!mask)\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
+    r"(?!mask|query|text|label|class_)\w*_embed(?:ding)?s?|(?!mask)\w*tokens?|rope\b.*|rotary\w*[./].*|\w*freqs\w*|"
     r"(?:norm_pre|ln_pre|pre_\w*norm|pre_?\w*layer_?norm)\b.*)"
 )
 """Names that stand before the blocks: embeddings, positions, tokens, rotary tables, a norm before block 0."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 
 from anyvit import canon, conform, diagnose, foreign
 from anyvit.lazy import Lazy
 from anyvit.recognise import Match
 from anyvit.report import Finding, fold
-from anyvit.rules import Run, parent
+from anyvit.rules import Fault, Run, parent
 from anyvit.spec import Fact, Spec
 from anyvit.translate import CLASS_TOKENS, is_table
 
@@ -68,18 +69,43 @@ def _misread(
         if fault in turned:
             continue
         if fault.rule.ours != "embed.[pos_prefix|pos]" or "not known" not in fault.text:
-            findings.append(Finding("shape", fold(fault.names), fault.text, None, True))
+            cause = fault.text + _spare_row(fault, source)
+            findings.append(Finding("shape", fold(fault.names), cause, None, True))
     if run.partial:
         lacking = tuple(dict.fromkeys(match.prefix + n for names in run.partial.values() for n in names))
         cause = "tensors that belong together are not all there"
         findings.append(
             Finding("missing", fold(lacking), f"{cause}: beside {', '.join(fold(run.partial)[:3])}", None, True)
         )
+    findings += _head_counts(run, source)
     for target, sources in run.conflicts.items():
         findings.append(Finding("conflict", sources, f"several tensors claim {target}", "remove one of them", True))
     checked = conform.check(canonical, lambda name: spell(match, name), (), source, one_norm=one_norm)
     findings += [f for f in checked if not (f.kind == "missing" and (turned or (run.faults and not f.names)))]
     return findings
+
+
+def _head_counts(run: Run, source: Mapping[str, Lazy]) -> list[Finding]:
+    """Kernels that keep the head axis and do not agree on its length."""
+    if len(run.sizes.get("heads", ())) < 2:
+        return []
+    counts: dict[int, list[str]] = {}
+    for name, rule in run.used.items():
+        letters = (rule.axes or "").partition("->")[0].split()
+        if "heads" in letters and len(letters) == len(source[name].shape):
+            counts.setdefault(source[name].shape[letters.index("heads")], []).append(name)
+    fewest = min(counts.values(), key=len, default=[])
+    cause = f"attention kernels disagree on the head count: {', '.join(map(str, sorted(run.sizes['heads'])))}"
+    return [Finding("shape", fold(fewest)[:6], cause, "the file mixes two models, or was edited", True)]
+
+
+def _spare_row(fault: Fault, source: Mapping[str, Lazy]) -> str:
+    """What to add where a table of a grid is stored as rows, one of them for a class token (ViTDet, EfficientSAM)."""
+    shape = source[fault.names[0]].shape
+    if fault.rule.ours != "embed.pos" or len(shape) != 3 or isqrt(shape[1] - 1) ** 2 != shape[1] - 1:
+        return ""
+    side = isqrt(shape[1] - 1)
+    return f"; {shape[1]} rows are {side} × {side} and one for a class token, which is not there"
 
 
 def _left_over(match: Match, run: Run) -> list[Finding]:
@@ -153,6 +179,8 @@ def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
     doubtful = [("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation"), ("in_chans", "channels")]
     if spec.block_norm != "pre":
         doubtful.append(("block_norm", "norms inside the blocks stand after each branch:"))
+    if spec.pos_embed == "sincos_unstored" or (spec.pos_embed == "rope" and spec.pre_norm):
+        doubtful.append(("pos_embed", "positions"))
     for name, what in doubtful:
         fact = spec.facts.get(name)
         if fact is not None and fact.how == "assumed":
@@ -167,7 +195,7 @@ def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
 def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, match: Match) -> list[Finding]:
     """Positions and a final norm that such a model has and the file lacks."""
     findings = []
-    if spec.pos_embed == "none" and not any(map(is_table, run.faults)) and not _without_positions(spec):
+    if spec.pos_embed == "none" and not any(_of_table(f) for f in run.faults) and not _without_positions(spec):
         cause = (
             "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
         )
@@ -175,16 +203,35 @@ def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, mat
         spelt = [spell(one, "embed.pos") for one in (match, *match.rivals)]
         name = next((name for name in spelt if name != "embed.pos"), "embed.pos")
         findings.append(Finding("missing", (name,), cause, remedy, not insisted))
+    sub_normed = spec.attn_norm and spec.dialect.startswith("timm-eva")  # EVA-02 base and large
+    if spec.pos_embed in ("rope", "relpos_decomposed") and (sub_normed or spec.dialect.startswith(TABLED)):
+        names = (spell(match, "embed.pos"),)
+        cause = "the position table is missing, which models of this spelling have beside the others"
+        findings.append(Finding("missing", names, cause, "the file was cut or edited; get it whole", not insisted))
+    if not spec.num_cls and spec.dialect.startswith(CLASSED):
+        cause = "the class token is missing, which models of this spelling always have"
+        remedy = "the file was cut or edited; get it whole"
+        findings.append(Finding("missing", (spell(match, "embed.cls"),), cause, remedy, not insisted))
+    return findings + _unnormed(spec, insisted, facts)
+
+
+def _unnormed(spec: Spec, insisted: bool, facts: Mapping[str, Fact]) -> list[Finding]:
+    """A final norm that is missing: the last thing in a file, and so the first that a part of it lacks."""
     told = "final_norm" in facts and facts["final_norm"].value is None
-    if spec.final_norm is None and _always_normed(spec) and not told:
-        cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
-        if not spec.num_cls:
-            cause += ", or like an encoder that rotates positions too and is normed elsewhere (Qwen3-VL)"
-        remedy = "open the folder with all shards; dialect=… says that it is meant so"
-        if spec.num_classes:
-            cause, remedy = "there is no final norm before the head", "the file was cut or edited; get it whole"
-        findings.append(Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, not insisted))
-    return findings
+    if spec.final_norm is not None or told or not _always_normed(spec):
+        return []
+    cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
+    if not spec.num_cls:
+        cause += ", or like an encoder that rotates positions too and is normed elsewhere (Qwen3-VL)"
+    remedy = "open the folder with all shards; dialect=… says that it is meant so"
+    if spec.num_classes:
+        cause, remedy = "there is no final norm before the head", "the file was cut or edited; get it whole"
+    return [Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, not insisted)]
+
+
+def _of_table(fault: Fault) -> bool:
+    """Whether a position table is there, but does not fit."""
+    return is_table(fault) or fault.rule.ours == "embed.pos"
 
 
 def _unusual(spec: Spec, canonical: Mapping[str, Lazy]) -> list[Finding]:
@@ -215,8 +262,24 @@ def _without_positions(spec: Spec) -> bool:
     return spec.facts["pos_embed"].how == "given" or spec.dialect.startswith(TABLELESS)
 
 
+TABLED = ("eva02", "eva-clip", "sam", "hf-sam", "timm-sam")
+"""Dialects whose rotated or windowed models always have a position table too."""
+
+CLASSED = ("deit3", "dinov3", "hf-dinov3")
+"""Dialects whose models always have a class token, and whose position table does not show it."""
+
+NORMED = (
+    "aim", "asyml", "big_vision", "croco", "deit", "dino", "eva02", "google-", "hf-aimv2", "hf-blip", "hf-clip", "hf-deit",
+    "hf-dinov", "hf-ijepa", "hf-siglip", "hf-vit", "ibot", "ijepa", "jeonsworld", "lukemelas", "mae", "moco", "msn",
+    "open_clip", "openai-clip", "sapiens2", "torchvision", "two_towers",
+)  # fmt: skip
+"""How dialects begin whose models always have a final norm; InternViT, RADIO, SAM, PE and Molmo have some without."""
+
+
 def _always_normed(spec: Spec) -> bool:
-    """Whether models of this spelling always have a final norm; InternViT and RADIO, which have none, show by their parts."""
-    always = ("dino", "dinov2", "dinov2-chunked", "mae", "deit", "ibot", "moco", "ijepa", "msn", "hf-vit", "hf-dinov2",
-              "google-npz", "torchvision")  # fmt: skip
-    return spec.dialect in always or (spec.dialect == "timm" and not (spec.layer_scale or spec.num_registers))
+    """Whether models of this spelling always have a final norm; those of timm that have none show by their parts."""
+    if spec.dialect == "timm":  # InternViT has LayerScale, RADIO registers
+        return not (spec.layer_scale or spec.num_registers)
+    if spec.dialect.startswith("timm-eva"):  # PE-Spatial has a norm before block 0
+        return not spec.pre_norm
+    return spec.dialect.startswith(NORMED)

@@ -15,7 +15,7 @@ from anyvit.spec import Spec
 
 FATAL = ("damaged", "quantised", "fused")
 """Kinds of a container's notes that forbid a load."""
-INSTEAD = ("not a ViT", "quantised", "fused")
+INSTEAD = ("not a ViT", "quantised", "fused", "factored")
 """Kinds of findings that say what a file is instead, from which the others follow."""
 UNREAD = ("object", "unsupported", "unread")
 """Kinds of notes on tensors that a container lists and does not read."""

@@ -21,11 +21,13 @@ from anyvit import (
     noted,
     reparametrized,
     rewrite,
+    twins,
     weight_sets,
 )  # fmt: skip
+from anyvit.clues import Clues
 from anyvit.dialects import lineages
 from anyvit.errors import BadArgument
-from anyvit.infer import Clues, infer
+from anyvit.infer import infer
 from anyvit.lazy import Checkpoint, Lazy
 from anyvit.recognise import Match, blocks, fit, matches, unwrapped
 from anyvit.report import Finding, Report, Trail, fold, order
@@ -177,6 +179,9 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     if spec is not None:
         canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
         findings += grouped
+    if spec is not None and not (ask.dialect or given.facts or configs.model_types(checkpoint)):
+        spec, undecided = twins.told(spec, _scene(match, canonical, checkpoint, tensors), not match.outside)
+        findings += undecided
     findings += doubts.problems(match, run, canonical, tensors, facts)
     findings += doubts.assumed(spec, canonical, ask.dialect is not None, facts, run, match)
     findings += doubts.instead(findings, match, canonical, configs.model_types(checkpoint))

@@ -57,12 +57,15 @@ class Match:
     @cached_property
     def in_blocks(self) -> tuple[str, ...]:
         """The unexplained names that lie inside a transformer block and may change the function."""
-        starts = block_prefixes(self.dialect)
-        return tuple(n for n in self.unexplained if any(s.match(n[len(self.prefix) :]) for s in starts))
+        starts, beside = block_prefixes(self.dialect), block_prefixes(self.dialect, beside=True)
+        above = parent(self.prefix)
+        around = [n for n in (*self.unexplained, *self.outside) if n.startswith(above)] if beside else []
+        found = [n for n in self.unexplained if any(s.match(n[len(self.prefix) :]) for s in starts)]
+        return tuple(dict.fromkeys((*found, *(n for n in around if any(s.match(n[len(above) :]) for s in beside)))))
 
 
-def block_prefixes(dialect: Dialect) -> tuple[re.Pattern[str], ...]:
-    """What the names inside a block start with, in a dialect.
+def block_prefixes(dialect: Dialect, *, beside: bool = False) -> tuple[re.Pattern[str], ...]:
+    """What the names inside a block start with, in a dialect: under its prefix, or beside it.
 
     Example:
         >>> from anyvit.dialects.timm import TIMM
@@ -71,9 +74,10 @@ def block_prefixes(dialect: Dialect) -> tuple[re.Pattern[str], ...]:
     """
     found: dict[str, None] = {}
     for rule in dialect.rules:
-        if not rule.ours or not rule.ours.startswith("blocks.") or rule.theirs.startswith("../"):
+        if not rule.ours or not rule.ours.startswith("blocks.") or rule.theirs.startswith("../") != beside:
             continue
-        head = re.match(r"(.*?(?:\{_\}\.)?\{i\}[./])", rule.theirs) or re.match(r"(.*?encoderblock/)", rule.theirs)
+        theirs = rule.theirs.removeprefix("../")
+        head = re.match(r"(.*?(?:\{_\}\.)?\{i\}[./])", theirs) or re.match(r"(.*?encoderblock/)", theirs)
         if head:
             found[head.group(1)] = None
     return tuple(re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(text))) for text in found)
@@ -131,14 +135,31 @@ def candidates(tensors: Iterable[str], dialects: Sequence[Dialect]) -> list[tupl
 
 
 def sample(tensors: Iterable[str]) -> list[str]:
-    """Names that stand for all: of those that differ only in numbers, the first and the last few."""
-    groups: dict[str, list[str]] = {}
+    """Names that stand for all, whatever their order: of those that differ only in numbers, the first and last blocks.
+
+    Example:
+        >>> sample([f"blocks.{i}.norm{n}.weight" for n in (1, 2) for i in range(9)])[:3]
+        ['blocks.0.norm1.weight', 'blocks.1.norm1.weight', 'blocks.7.norm1.weight']
+    """
+    groups: dict[str, list[tuple[Sequence[str], str]]] = {}
     for name in tensors:
-        groups.setdefault(names.blank(name)[0], []).append(name)
+        blanked, numbers = names.blank(name)
+        groups.setdefault(blanked, []).append((numbers, name))
     chosen: dict[str, None] = {}
     for group in groups.values():
-        chosen.update(dict.fromkeys((*group[:4], *group[-4:])))
+        chosen.update(dict.fromkeys(_ends(group)))
     return list(chosen)
+
+
+def _ends(group: Sequence[tuple[Sequence[str], str]]) -> Iterable[str]:
+    """Those with the two smallest and two largest values of the number that varies most, which counts the blocks."""
+    if len(group) <= 8:
+        return [name for _, name in group]
+    columns = zip(*(numbers for numbers, _ in group), strict=True)
+    values = [sorted(set(column), key=lambda digits: (len(digits), digits)) for column in columns]
+    at = max(range(len(values)), key=lambda place: len(values[place]))
+    kept = {*values[at][:2], *values[at][-2:]}
+    return [name for numbers, name in group if numbers[at] in kept]
 
 
 Blanked = tuple[str, Sequence[str]]

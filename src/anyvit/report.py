@@ -171,8 +171,8 @@ class Report:
 
 
 _ORDER = (
-    "not a ViT", "quantised", "fused", "damaged", "missing", "unexplained", "conflict", "shape", "unsayable", "ambiguous",
-    "weights", "condition", "new", "resized", "folded", "assumed",
+    "not a ViT", "quantised", "fused", "factored", "damaged", "missing", "unexplained", "conflict", "shape", "unsayable",
+    "ambiguous", "weights", "condition", "new", "resized", "folded", "assumed",
 )  # fmt: skip
 
 

@@ -44,6 +44,13 @@ Source: the evaluation scripts of I-JEPA (target_encoder), MoCo v3 main_lincls.p
 """
 
 
+PARTS = {"teacher": "teacher", "ema": "ema", "target": "target", "online": "online", "student": "student"}
+"""Part of a component (`teacher_backbone`, `net_ema`) → the word in `PREFERENCE` that it stands for."""
+
+COPIES = ("m", "momentum")
+"""Parts of a component that mark a copy which follows by momentum (ALBEF's and BLIP's `visual_encoder_m`)."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The weight set that is read and what to say about it."""
@@ -103,7 +110,8 @@ def _preferred(models: Sequence[Match], towers: Sequence[Match], aliases: Mappin
         cause = "several towers stand in this file and nothing says which one is meant"
         listed = (best.prefix, *names)
         return Choice(best, others, (Finding("ambiguous", listed, cause, f'weights="{best.prefix}"', fatal=True),))
-    reason = next((why for word, why in PREFERENCE if why and word in _telling(best, towers)), "")
+    told = {_word(part) for part in _telling(best, towers)}
+    reason = next((why for word, why in PREFERENCE if why and word in told), "")
     cause = f"this file holds {len(models)} weight sets; {best.prefix or 'the top level'} is read"
     remedy = f'weights="{_label(others[0], models)}" reads another one'
     return Choice(best, others, (Finding("weights", names, cause + (f": {reason}" if reason else ""), remedy),))
@@ -152,7 +160,25 @@ def _telling(match: Match, among: Sequence[Match]) -> tuple[str, ...]:
 def _rank(match: Match, among: Sequence[Match]) -> int:
     order = {word: n for n, (word, _) in enumerate(PREFERENCE)}
     telling = _telling(match, among)
-    return min((order[part] for part in telling if part in order), default=len(order) if telling else len(order) - 1)
+    if any(_word(part) == "" for part in telling):
+        return len(order) + 1
+    known = [order[word] for part in telling if (word := _word(part)) in order]
+    return min(known, default=len(order) if telling else len(order) - 1)
+
+
+def _word(part: str) -> str:
+    """The word in `PREFERENCE` that a component of a prefix stands for; "" for a momentum copy.
+
+    Example:
+        >>> _word("teacher"), _word("teacher_backbone"), _word("visual_encoder_m"), _word("visual_encoder")
+        ('teacher', 'teacher', '', 'visual_encoder')
+    """
+    if any(part == word for word, _ in PREFERENCE):
+        return part
+    pieces = part.split("_")
+    if len(pieces) > 1 and (pieces[-1] in COPIES or pieces[0] == "momentum"):
+        return ""
+    return next((PARTS[piece] for piece in pieces if piece in PARTS), part)
 
 
 def _label(match: Match, among: Sequence[Match]) -> str:

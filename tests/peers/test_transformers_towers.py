@@ -37,6 +37,12 @@ TOWERS: Mapping[str, Entry] = {
     "OWL-ViT": ("owlvit", "OwlViTVisionModel", "OwlViTVisionConfig", SIZES),
     "OWLv2": ("owlv2", "Owlv2VisionModel", "Owlv2VisionConfig", SIZES),
     "Pixio": ("pixio", "PixioModel", "PixioConfig", RATIO),
+    "Sapiens2": (
+        "sapiens2",
+        "Sapiens2Model",
+        "Sapiens2Config",
+        {**SIZES, "num_hidden_layers": 18, "num_key_value_attention_heads": 1},
+    ),
     "SmolVLM": ("smolvlm", "SmolVLMVisionTransformer", "SmolVLMVisionConfig", SIZES),
     "ViT-MSN": ("vit_msn", "ViTMSNModel", "ViTMSNConfig", SIZES),
 }
@@ -46,6 +52,13 @@ ONE_SIZE = ("Kosmos-2", "SmolVLM")
 ANOTHER: Mapping[str, Entry] = {
     "PaddleOCR-VL": ("paddleocr_vl", "PaddleOCRVisionModel", "PaddleOCRVisionConfig", SIZES),
     "MLCD": ("mlcd", "MLCDVisionModel", "MLCDVisionConfig", SIZES),
+    "ViTPose": (
+        "vitpose_backbone",
+        "VitPoseBackbone",
+        "VitPoseBackboneConfig",
+        {**SIZES, "image_size": [48, 48], "patch_size": [8, 8], "mlp_ratio": 2},
+    ),
+    "ViTDet": ("vitdet", "VitDetModel", "VitDetConfig", SIZES),
     "YOLOS": ("yolos", "YolosModel", "YolosConfig", {**SIZES, "image_size": [48, 48], "num_detection_tokens": 5}),
     "X-CLIP": ("x_clip", "XCLIPVisionModel", "XCLIPVisionConfig", {**SIZES, "num_frames": 2}),
     "TimeSformer": ("timesformer", "TimesformerModel", "TimesformerConfig", {**SIZES, "num_frames": 2}),
@@ -106,6 +119,30 @@ def test_a_tower_that_computes_otherwise_is_refused(transformers: Any, word: str
     assert not report.ok and word in str(report.error())
     with pytest.raises(AnyvitError):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_molmo_2_takes_its_patches_as_rows(transformers: Any, memory: bool, tmp_path: Path) -> None:
+    sizes = {**SIZES, "image_size": [48, 48], "num_key_value_heads": 3, "head_dim": 16, "num_position_embeddings": 36}
+    model = made(("molmo2", "Molmo2VisionModel", "Molmo2VisionConfig", sizes))
+    model.save_pretrained(tmp_path)
+    vit = load(model.state_dict(), heads=3) if memory else load(tmp_path)
+    with torch.no_grad():
+        rows = pixels(48, 48).permute(0, 2, 3, 1).reshape(2, 6, 8, 6, 8, 3).transpose(2, 3).reshape(2, 36, 192)
+        assert_close(vit(pixels(48, 48)).tokens, model(rows).last_hidden_state)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_radio_normalises_outside_of_us(transformers: Any, memory: bool, tmp_path: Path) -> None:
+    model = made(("radio", "RadioModel", "RadioConfig", {**SIZES, "max_img_size": 96}))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name.startswith("input_conditioner."):
+            tensor.data.fill_(float(name.endswith("std")))
+    model.save_pretrained(tmp_path)
+    vit = load(model.state_dict(), heads=3) if memory else load(tmp_path)
+    with torch.no_grad():
+        theirs = model(pixel_values=pixels(48, 48)).last_hidden_state
+        assert_close(vit(pixels(48, 48)).tokens, theirs)
 
 
 @pytest.mark.parametrize("memory", [False, True])

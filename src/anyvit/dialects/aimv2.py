@@ -1,6 +1,8 @@
-"""Apple's AIMv2: RMSNorm, a norm after the patch kernel, fc1 gates, fc3 is multiplied, fc2 goes back."""
+"""Apple's AIM and AIMv2: a norm after the patch kernel; in AIMv2 RMSNorm, fc1 gates, fc3 is multiplied, fc2 goes back."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from anyvit.dialects.timm import QKV, B
 from anyvit.rules import Dialect, R
@@ -30,4 +32,21 @@ AIMV2 = Dialect(
     tower="image_encoder.",
 )
 
-DIALECTS = (AIMV2,)
+PROBE = "outside: the attention probe, which norms the mean of several blocks with a batch norm of its own"
+
+AIM = replace(
+    AIMV2,
+    name="aim",
+    rules=(
+        *(rule for rule in AIMV2.rules if not rule.theirs.startswith(("head.", "../", T + "mlp."))),
+        R(T + "mlp.<fc1|fc2>.{p}", B + "mlp.<fc1|fc2>.{p}"),
+        R("head.<cls_token|k.weight|v.weight|linear.weight>", None, why=PROBE),
+        R("head.bn.<running_mean|running_var|num_batches_tracked>", None, why=PROBE),
+    ),
+    source="apple/ml-aim aim-v1/aim/v1/torch/{models,layers}.py",
+    title="AIM (the first)",
+    lineage="aim",
+    tower="",
+)
+
+DIALECTS = (AIM, AIMV2)

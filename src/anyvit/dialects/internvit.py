@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from anyvit.dialects.hf_vit import EMBEDDINGS, LAYER, MASK
 from anyvit.dialects.timm import POS, QKV, ROWS, B
-from anyvit.rules import Dialect, R
+from anyvit.rules import Dialect, R, respell
 
 _LAYER = "encoder.layers.{i}."
 
@@ -50,4 +52,12 @@ HF_INTERNVL = Dialect(
     tower="vision_tower.",
 )
 
-DIALECTS = (INTERNVIT, HF_INTERNVL)
+HF_INTERNVL_MEMORY = replace(
+    HF_INTERNVL,
+    name="hf-internvl-memory",
+    rules=respell(HF_INTERNVL.rules, LAYER, "layers.{i}."),
+    source="huggingface/transformers v5.23.0: models/qianfan_ocr/modeling_qianfan_ocr.py",
+    title="Hugging Face Qianfan-OCR vision tower (InternViT), names in memory",
+)
+
+DIALECTS = (INTERNVIT, HF_INTERNVL, HF_INTERNVL_MEMORY)

@@ -149,8 +149,8 @@ LINEAGES: tuple[Lineage, ...] = (
     ),
     Lineage(
         "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "resample": "pe", "pool_heads": 8, **HALF},
-        "perception_models core/vision_encoder/{config,pe,rope}.py: PE-Lang and PE-Spatial have no final norm",
-        ("canon embed.norm.weight", "no norm.weight"), heads=GIANT,
+        "perception_models core/vision_encoder/{config,pe,rope}.py: PE-Lang and PE-Spatial have neither a final norm nor a projection",
+        ("canon embed.norm.weight", "no norm.weight", "no proj.weight"), heads=GIANT,
     ),
     Lineage(
         "pe", ("pe",), {"eps": 1e-5, "act": "gelu", "rope": PE_ROPE, "pool_heads": 8, **HALF},
@@ -190,7 +190,8 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "timm-rope-axial", ("timm-eva",), {"eps": 1e-6, "rope": AXIAL_ROPE, "resample": "timm", **IMAGENET},
         "timm/models/eva.py vit_*_rope_224: all have LayerScale; without it, a plain ViT may have lost its table",
-        ("canon blocks.{i}.ls1", "no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg"),
+        ("canon blocks.{i}.ls1", "no embed.pos", "no blocks.{i}.attn.rel_pos", "no embed.rel_pos", "no embed.reg",
+         "prefix ^(?!model(_ema)?\\.)"),
     ),
     Lineage(
         "timm-rope", ("timm-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **IMAGENET},
@@ -289,7 +290,8 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "ijepa", PLAIN, {"eps": 1e-6, "resample": "none", **IMAGENET, "pos_embed": "sincos", "pool": "avg"},
         "ijepa/src/models/vision_transformer.py: sin-cos positions, no cls token",
-        ("prefix target_encoder|(^|\\.)encoder\\.", "no embed.cls"), heads=WIDE,
+        ("has (^|\\.)(target_encoder|predictor)\\.", "prefix target_encoder|(^|\\.)encoder\\.", "no embed.cls"),
+        heads=WIDE,
     ),
     Lineage(
         "msn", PLAIN, {"eps": 1e-6, "resample": "msn", **IMAGENET},
@@ -397,10 +399,9 @@ LINEAGES: tuple[Lineage, ...] = (
         ("prefix (^|/)img/$", "canon head.weight"), heads=GIANT,
     ),
     Lineage(
-        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old", "google-npz", "google-linen", "google-flax"),
+        "big_vision", ("big_vision", "big_vision-scan", "big_vision-old"),
         {"eps": 1e-6, "act": "gelu_tanh", "resample": "big_vision", "sincos": "big_vision", **HALF},
-        "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored; vit_jax always stores its table",
-        ("no embed.pos",), heads=GIANT,
+        "big_vision/models/vit.py: posemb='sincos2d' is computed and not stored", ("no embed.pos",), heads=GIANT,
     ),
     Lineage(
         "google", ("google-npz", "google-linen", "google-flax"), {"eps": 1e-6, "act": "gelu_tanh", "resample": "google", **HALF},
@@ -620,7 +621,7 @@ LINEAGES: tuple[Lineage, ...] = (
         "perception_models core/vision_encoder/{config,pe,rope}.py", heads={1536: 16},
     ),
     Lineage(
-        "radio", ("radio",), {"eps": 1e-6, "act": "gelu", "resample": "radio", **CLIP},
+        "radio", ("radio", "hf-radio-memory"), {"eps": 1e-6, "act": "gelu", "resample": "radio", **CLIP},
         "NVlabs/RADIO radio/vit_patch_generator.py, hubconf.py", heads=WIDE,
     ),
     Lineage(
@@ -672,6 +673,36 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "eva-clip", ("open_clip-eva",), {"eps": 1e-6, "rope": EVA_ROPE, "resample": "timm", **CLIP},
         "open_clip model_configs EVA0*: timm's eva trunks", heads=WIDE,
+    ),
+    Lineage(
+        "molmo2", ("molmo", "hf-molmo2-memory"), {"eps": 1e-6, "act": "gelu_tanh", "resample": "none", "pool": "none", **HALF},
+        "transformers Molmo2VisionConfig: hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6, no class token", ("no embed.cls",),
+        heads=GIANT,
+    ),
+    Lineage(
+        "molmo", ("molmo",), {"eps": 1e-5, "act": "quick_gelu", "resample": "none", "pool": "none", **CLIP},
+        "allenai/Molmo-7B-D-0924 config_molmo.py: quick_gelu, image_norm_eps 1e-5, 23 of OpenAI's 24 blocks",
+    ),
+    Lineage(
+        "sapiens2", ("sapiens2", "hf-sapiens2-memory"), {"eps": 1e-6, "rope": DINOV3_ROPE, **IMAGENET},
+        "facebookresearch/sapiens2 sapiens2.py: RMSNorm 1e-6, rope base 100, coords separate", heads={**WIDE, 2432: 32},
+    ),
+    Lineage(
+        "google-ports", ("jeonsworld", "lukemelas"), {"eps": 1e-6, "act": "gelu", "resample": "google", **HALF},
+        "jeonsworld/ViT-pytorch models/modeling.py, lukemelas/PyTorch-Pretrained-ViT transformer.py: eps 1e-6, erf GELU, zoom",
+        heads=WIDE,
+    ),
+    Lineage(
+        "asyml", ("asyml",), {"eps": 1e-5, "act": "gelu", "resample": "none", **HALF},
+        "asyml/vision-transformer-pytorch src/model.py: nn.LayerNorm with its default eps 1e-5, nn.GELU",
+    ),
+    Lineage(
+        "aim", ("aim",), {"eps": 1e-6, "act": "gelu", "resample": "none", "sincos": "mae", "pool": "none", **IMAGENET},
+        "ml-aim aim-v1/aim/v1/torch: LayerNorm 1e-6, 128 channels a head, sin-cos positions", head_dim=128,
+    ),
+    Lineage(
+        "mmseg", ("mmseg",), {"eps": 1e-6, "act": "gelu", "resample": "mmpretrain", **IMAGENET},
+        "mmsegmentation mmseg/models/backbones/vit.py: LN eps 1e-6, GELU, bicubic to size=", heads=WIDE,
     ),
     Lineage("anyvit", ("anyvit", "anyvit-dit"), {}, "anyvit's own state dict; its metadata holds the spec", heads=WIDE),
 )  # fmt: skip

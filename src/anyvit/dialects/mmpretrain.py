@@ -1,9 +1,11 @@
-"""OpenMMLab's mmpretrain (and mmcls) VisionTransformer."""
+"""OpenMMLab's VisionTransformer: mmpretrain's (and mmcls'), and mmsegmentation's with torch's own attention."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from anyvit.dialects.timm import POS, QKV, B
-from anyvit.rules import Dialect, R
+from anyvit.rules import Dialect, R, without
 
 L = "layers.{i}."
 
@@ -32,4 +34,17 @@ MMPRETRAIN = Dialect(
     container="torch",
 )
 
-DIALECTS = (MMPRETRAIN,)
+MMSEG = replace(
+    MMPRETRAIN,
+    name="mmseg",
+    rules=(
+        *without(MMPRETRAIN, L + "attn.qkv.{p}", L + "attn.proj.{p}", "../head.layers.<pre_logits|head|head_dist>.{p}"),
+        R(L + "attn.attn.in_proj_<weight|bias>", B + "attn.[q|k|v].{p}", QKV),
+        R(L + "attn.attn.out_proj.{p}", B + "attn.out.{p}"),
+    ),
+    source="open-mmlab/mmsegmentation mmseg/models/backbones/vit.py; mmcv/cnn/bricks/transformer.py MultiheadAttention",
+    title="mmsegmentation's VisionTransformer (SETR, Segmenter, DPT)",
+    lineage="mmseg",
+)
+
+DIALECTS = (MMPRETRAIN, MMSEG)
