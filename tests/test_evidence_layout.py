@@ -92,6 +92,6 @@ def test_shared_heads_alone_are_no_balance(monkeypatch: pytest.MonkeyPatch) -> N
         wave = drift * np.exp(rng.normal(0, 0.2, (4, 96))).astype("float32")
         blocks.append(Attention(w[0] * wave[0][:, None], w[1], w[2], w[3] * wave[3], f"blocks.{i}"))
     assert not order(blocks).value
-    monkeypatch.setattr(evidence_layout, "belongs", lambda *_: True)
+    monkeypatch.setattr(evidence_layout, "belongs", lambda *_, **__: True)
     monkeypatch.setattr(evidence_layout, "ordered", lambda *_: False)
     assert order(blocks).value

@@ -18,6 +18,8 @@ from anyvit.evidence_norms import (
     Norms,
     balance,
     bordered,
+    by_groups,
+    closely,
     column_squares,
     groups,
     ordered,
@@ -246,8 +248,19 @@ def _convincing(
         return False
     if _shared_by_blocks([pair[1] for pair in pairs], size):
         return False
+    if not _balanced(squares, size):
+        return False
     vectors = [pair[part] for pair in pairs for part in parts]
     return bordered(vectors, size) and held(vectors, size) >= HELD and not _halves(pairs, votes, parts, size)
+
+
+def _balanced(squares: Sequence[tuple[np.ndarray, ...]], size: int) -> bool:
+    """Whether v and out agree channel by channel, or closely from head to head; rows that were moved do neither."""
+    import numpy as np
+
+    pairs = [tuple(scores(np.log(x)) for x in parts[2:]) for s in squares if (parts := _shared(s, size))]
+    fine = sum(min(CAP, closely(*pair)) for pair in pairs)
+    return fine >= MARGIN / 2 or sum(by_groups(*pair, size) for pair in pairs) >= 2 * len(pairs)
 
 
 def _shared_by_blocks(vectors: Sequence[np.ndarray], size: int) -> bool:
