@@ -25,6 +25,7 @@ from anyvit.evidence_norms import (
     ordered,
     row_squares,
     scores,
+    stays,
     together,
 )
 
@@ -277,9 +278,7 @@ def _shared_by_blocks(vectors: Sequence[np.ndarray], size: int) -> bool:
 
 def held(vectors: Sequence[np.ndarray], size: int) -> float:
     """Nats that vectors lose on average, each at most CAP, when the borders move by half a head."""
-    import numpy as np
-
-    lost = [groups(x, [size])[size] - groups(np.roll(x, size // 2), [size])[size] for x in vectors if x.any()]
+    lost = [stays(x, size) for x in vectors if x.any()]
     return sum(max(-CAP, min(CAP, nats)) for nats in lost) / max(1, len(lost))
 
 

@@ -214,7 +214,7 @@ def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int |
     own = [by_reading(b) for b in blocks]
     votes = sum(max(b, key=lambda key: b[key][0]) == top for b in own)
     ranking = {str(Reading(*key)): round(best[key][0] - best[top][0], 1) for key in order[:6]}
-    if lead < MARGIN or not lasting or 2 * votes < len(blocks) or not follows(norms, top, best[top][1], named):
+    if lead < MARGIN or not lasting or 2 * votes < len(blocks) or not follows(norms, top, best[top][1], all_of=named):
         return nothing("no layout of q, k and v stands out", lead, len(blocks), ranking)
     size = best[top][1]
     k = _quiet_part(biases, top, size) if biases else None
@@ -225,8 +225,15 @@ def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int |
     return Verdict(reading, lead, votes, len(blocks), text, ranking)
 
 
-def follows(norms: Sequence[Laid], top: Key, size: int, all_of: bool = False) -> bool:
-    """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows."""
+def follows(norms: Sequence[Laid], top: Key, size: int, **how: bool) -> bool:
+    """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows.
+
+    Arguments:
+        norms: of each block.
+        top: the reading.
+        size: channels of its heads, 0 where it has none.
+        how: as `belongs` takes it.
+    """
     own, plain, pairs, named = 0.0, 0.0, [], []
     for rows, outs in norms:
         parts = [scores(part) for part in arrange(rows, top[0], size)]
@@ -243,7 +250,7 @@ def follows(norms: Sequence[Laid], top: Key, size: int, all_of: bool = False) ->
         return False
     if top == NAMED:
         return own >= MARGIN
-    return own >= MARGIN and own - plain >= MARGIN / 2 and belongs(pairs, named, all_of=all_of)
+    return own >= MARGIN and own - plain >= MARGIN / 2 and belongs(pairs, named, **how)
 
 
 Pair = tuple["np.ndarray", "np.ndarray"]
@@ -270,6 +277,7 @@ def belongs(
     qk_norm: bool = False,
     vo: int = 0,
     all_of: bool = False,
+    by_heads: bool = True,
 ) -> bool:
     """Whether a reading that contradicts the names has more than norms that agree at the scale of heads.
 
@@ -284,11 +292,13 @@ def belongs(
         qk_norm: whether the second pair owes each other nothing.
         vo: which of the two is v and out.
         all_of: whether these are all blocks of a file: if it is only one, it must pass both ways.
+        by_heads: whether heads alone may tell easily; where the other blocks balance channel by channel, they must be twice
+            as sharp.
     """
     blocks = max(1.0, len(pairs) / 3)
     for at in (0,) if qk_norm else (0, 1):
         found = [pair[at] for pair in pairs]
-        fine, sharp = _closeness(found) >= GLANCE * blocks, _sharp(found)
+        fine, sharp = _closeness(found) >= GLANCE * blocks, _sharp(found, 1 if by_heads else 2)
         if not (fine or sharp) or (all_of and len(pairs) == 1 and not (fine and sharp)):
             return False
         sums = [a + b for a, b in found]
@@ -301,17 +311,16 @@ def _closeness(pairs: Sequence[Pair]) -> float:
     return sum(min(LIMIT, closely(*pair)) for pair in pairs)
 
 
-def _sharp(pairs: Sequence[Pair]) -> bool:
+def _sharp(pairs: Sequence[Pair], times: float) -> bool:
     """Whether both vectors of each pair show heads by themselves, and the same ones; of at least five heads."""
     sizes = sizes_of(len(pairs[0][0]), None)[1:]
     total = {size: sum(groups(x, [size])[size] for pair in pairs for x in pair) for size in sizes}
     size = max(total, key=lambda s: total[s], default=0)
     if not size or len(pairs[0][0]) < 5 * size:
         return False
-    alone = (sum(min(SHARP, stays(x, size)) for x in side) for side in zip(*pairs, strict=True))
-    return min(alone) >= 0.75 * SHARP * len(pairs) and sum(by_groups(a, b, size) for a, b in pairs) >= AGREE * len(
-        pairs
-    )
+    alone = min(sum(min(times * SHARP, stays(x, size)) for x in side) for side in zip(*pairs, strict=True))
+    agree = sum(by_groups(a, b, size) for a, b in pairs)
+    return alone >= 0.75 * times * SHARP * len(pairs) and agree >= AGREE * len(pairs)
 
 
 def _quiet_part(biases: Sequence[np.ndarray], top: Key, size: int) -> int | None:

@@ -202,10 +202,10 @@ def waves(vectors: Sequence[np.ndarray]) -> bool:
 
 
 def variation(squares: np.ndarray) -> float:
-    """Standard deviation of log norms within runs of 8 channels, mean and slope of each run taken off."""
+    """Standard deviation of log norms within runs of 8 channels, mean and slope of each run taken off; 0 where not finite."""
     import numpy as np
 
-    return float(_fine(np.log(np.maximum(squares, 1e-30))).std())
+    return float(_fine(np.log(np.maximum(squares, 1e-30))).std()) if np.isfinite(squares).all() else 0.0
 
 
 def alike(vectors: Sequence[np.ndarray]) -> float:
@@ -313,6 +313,19 @@ def ordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     return abs(sum(z)) > STRANGE * math.sqrt(len(z))
 
 
+def drifting(trends: Sequence[float], count: int) -> bool:
+    """Whether the means of groups rise or fall along the channels, all the same way or each its own.
+
+    Arguments:
+        trends: for each vector the correlation of its groups' means with their places.
+        count: number of groups.
+    """
+    n, free = len(trends), count - 1
+    same = abs(sum(trends)) * math.sqrt(free / n)
+    each = (free * sum(r * r for r in trends) - n) / math.sqrt(2 * n)
+    return same > DRIFT or each > DRIFT
+
+
 def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     """Whether norms jump at most borders between heads, and nowhere inside a head as much.
 
@@ -324,7 +337,7 @@ def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     """
     import numpy as np
 
-    half, jumps, steps, trend = size // 2, [], [], 0.0
+    half, jumps, steps, trends = size // 2, [], [], []
     for x in vectors:
         if not x.any():
             continue
@@ -334,8 +347,8 @@ def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
         # half heads side by side, in standard errors of their difference; alternately inside a head and at a border
         jumps.append(np.clip(np.diff(halves) / (error * math.sqrt(size / half)), -JUMP, JUMP))
         steps.append(np.abs(np.diff(rows.mean(1))) > 2 * error)
-        trend += float(np.corrcoef(rows.mean(1), np.arange(len(rows)))[0, 1])
-    if 2 * len(jumps) <= len(vectors) or abs(trend) * math.sqrt((len(vectors[0]) // size - 1) / len(jumps)) > DRIFT:
+        trends.append(float(np.corrcoef(rows.mean(1), np.arange(len(rows)))[0, 1]))
+    if 2 * len(jumps) <= len(vectors) or drifting(trends, len(vectors[0]) // size):
         return False
     signed, squared = np.array(jumps).sum(0), np.square(jumps).sum(0)
     inside, border = signed[::2] / math.sqrt(len(jumps)), np.sort(squared[1::2])

@@ -31,7 +31,7 @@ from anyvit.evidence_layout import (
     sizes_of,
     usable,
 )
-from anyvit.evidence_norms import Norms, column_squares, groups, row_squares, scores, together, variation
+from anyvit.evidence_norms import Norms, closely, column_squares, groups, row_squares, scores, together, variation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,8 +125,8 @@ def _orders(block: Attention, num_heads: int | None) -> dict[Key, tuple[float, i
     return by_reading(read_all(*norms, sizes_of(len(norms[0]) // 3, num_heads))) if norms else {}
 
 
-def _in_order(blocks: Sequence[Attention], top: Key, size: int, all_of: bool) -> bool:
-    return follows([n for b in blocks if (n := separate(b))], top, size, all_of)
+def _in_order(blocks: Sequence[Attention], top: Key, size: int, **how: bool) -> bool:
+    return follows([n for b in blocks if (n := separate(b))], top, size, **how)
 
 
 TURNS = ((), ("q",), ("k",), ("v",), ("out",), ("q", "k", "v"))
@@ -157,7 +157,7 @@ def _turns(block: Attention) -> dict[Key, tuple[float, int]]:
     return found
 
 
-def _lies(blocks: Sequence[Attention], top: Key, size: int, all_of: bool) -> bool:
+def _lies(blocks: Sequence[Attention], top: Key, size: int, **how: bool) -> bool:
     """Whether v and out are balanced as they are read, and no heads show along what would be the residual stream."""
     against = own = 0.0
     doubt, rest = (("v", "out"), ("q", "k")) if {"v", "out"} & set(top[2]) else (("q", "k"), ("v", "out"))
@@ -175,13 +175,13 @@ def _lies(blocks: Sequence[Attention], top: Key, size: int, all_of: bool) -> boo
     if own < MARGIN / 2 or against >= MARGIN / 2 or not top[2]:
         return own >= MARGIN / 2 and not top[2]
     both = len(top[2]) > 1
-    return belongs(pairs, named, qk_norm=not both, vo=doubt[0] != "v", all_of=all_of)
+    return belongs(pairs, named, qk_norm=not both, vo=doubt[0] != "v", **how)
 
 
 def _judge(
     blocks: Sequence[Attention],
     score: Callable[[Attention], dict[Key, tuple[float, int]]],
-    sound: Callable[[Sequence[Attention], Key, int, bool], bool],
+    sound: Callable[..., bool],
     say: Callable[[Reading, int], str],
 ) -> Verdict:
     """The reading of the file as a whole, then each block that clearly differs from it."""
@@ -198,7 +198,7 @@ def _judge(
     shown = {str(Reading(*key)): round(pooled[key] - pooled[common], 1) for key in ranking[:6]}
     size = max(s[common] for s in scored if s)[1]
     width = len(blocks[0].q)
-    if lead < MARGIN or not lasting or 2 * votes < len(known) or not sound(blocks, common, size, True):
+    if lead < MARGIN or not lasting or 2 * votes < len(known) or not sound(blocks, common, size, all_of=True):
         return nothing("no reading of q, k, v and out stands out", lead, len(known), shown)
     found = []
     if common != NAMED:
@@ -210,12 +210,19 @@ def _judge(
             continue
         over = own[best][0] - max(nats for key, (nats, _) in own.items() if key != best)
         reading, others = _sized(best, own[best][1], width), [b for b in blocks if b is not block]
-        if over >= MARGIN and sound([block], best, own[best][1], False) and not _multiplied(block, reading, others):
+        plausible = over >= MARGIN and sound([block], best, own[best][1], by_heads=_by_heads(others))
+        if plausible and not _multiplied(block, reading, others):
             name = block.name or f"blocks.{index}"
             found.append(Deviation(name, say(reading, len(known) - 1), over, reading))
     rest = "" if votes == len(known) else ", the others cannot be told"
     text = "; ".join(map(str, found[:3])) or f"as named in {votes} of {len(known)} blocks{rest}"
     return Verdict(tuple(found), lead, votes, len(known), f"{text}, {lead:.0f} nats", shown)
+
+
+def _by_heads(blocks: Sequence[Attention]) -> bool:
+    """Whether v and out of most blocks agree by heads alone and not channel by channel."""
+    fine = sorted(closely(scores(row_squares(b.v)), scores(column_squares(b.out))) for b in blocks)
+    return fine[len(fine) // 2] < GLANCE
 
 
 LOUD = 1.5
