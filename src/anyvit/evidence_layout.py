@@ -291,7 +291,7 @@ def belongs(
         named: for each block the scores of the first pair as the names have it.
         qk_norm: whether the second pair owes each other nothing.
         vo: which of the two is v and out.
-        all_of: whether these are all blocks of a file: if it is only one, it must pass both ways.
+        all_of: whether these are all blocks of a file: fewer than three must pass both ways.
         by_heads: whether heads alone may tell easily; where the other blocks balance channel by channel, they must be twice
             as sharp.
     """
@@ -299,7 +299,7 @@ def belongs(
     for at in (0,) if qk_norm else (0, 1):
         found = [pair[at] for pair in pairs]
         fine, sharp = _closeness(found) >= GLANCE * blocks, _sharp(found, 1 if by_heads else 2)
-        if not (fine or sharp) or (all_of and len(pairs) == 1 and not (fine and sharp)):
+        if not (fine or sharp) or (all_of and len(pairs) < 3 and not (fine and sharp)):
             return False
         sums = [a + b for a, b in found]
         if alike(sums) > FIELDS[at != vo] or (at == vo and waves(sums)):
