@@ -37,19 +37,35 @@ AGREEING = 0.7
 """Share of the kinds of vectors that must prefer the other order."""
 
 
+def stream_vector(name: str, values: np.ndarray) -> np.ndarray | None:
+    """How one tensor of a block meets the residual stream: a unit vector (D,) of normal scores, None where it does not.
+
+    Arguments:
+        name: canonical name without `blocks.N.`.
+        values: the tensor.
+    """
+    import numpy as np
+
+    part = name.removesuffix(".weight")
+    if name in VECTORS:
+        x = np.asarray(values, np.float64)
+    elif name.endswith(".weight") and values.ndim == 2 and part in READ:
+        x = column_squares(values)
+    elif name.endswith(".weight") and values.ndim == 2 and part in WRITTEN:
+        x = row_squares(values)
+    else:
+        return None
+    ranked = scores(x)
+    return ranked / max(float(np.linalg.norm(ranked)), 1e-12)
+
+
 def stream(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Unit vectors (D,) of normal scores by which a block meets the residual stream.
+    """`stream_vector` of every tensor of a block that meets the residual stream.
 
     Arguments:
         block: canonical names without `blocks.N.` → arrays; what is not there is left out.
     """
-    import numpy as np
-
-    found = {n: np.asarray(block[n], np.float64) for n in VECTORS if n in block}
-    found |= {n: column_squares(block[n + ".weight"]) for n in READ if n + ".weight" in block}
-    found |= {n: row_squares(block[n + ".weight"]) for n in WRITTEN if n + ".weight" in block}
-    ranked = {n: scores(x) for n, x in found.items()}
-    return {n: x / max(float(np.linalg.norm(x)), 1e-12) for n, x in ranked.items()}
+    return {n: x for n, values in block.items() if (x := stream_vector(n, values)) is not None}
 
 
 def similarity(blocks: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
@@ -57,7 +73,9 @@ def similarity(blocks: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     import numpy as np
 
     kinds = [n for n in blocks[0] if all(n in b and len(b[n]) == len(blocks[0][n]) for b in blocks)]
-    return np.array([(x := np.stack([b[n] for b in blocks])) @ x.T for n in kinds]).reshape(-1, len(blocks), len(blocks))
+    return np.array([(x := np.stack([b[n] for b in blocks])) @ x.T for n in kinds]).reshape(
+        -1, len(blocks), len(blocks)
+    )
 
 
 def _moves(order: list[int]) -> Iterator[list[int]]:

@@ -88,5 +88,5 @@ def input_order(kernel: np.ndarray) -> Verdict:
         return nothing(text, 0.0, 1, shown)
     if best != "c y x" and roughness(reordered(kernel, best)) > ROUGH * roughness(kernel):
         return nothing(text + ", but as named it is smoother", 0.0, 1, shown)
-    nats = -kernel[:, 0].size / 2 * math.log1p(-min(found[best], 0.9999) ** 2)
+    nats = -kernel[:, 0].size / 2 * math.log1p(-(min(found[best], 0.9999) ** 2))
     return Verdict(best, nats, 1, 1, text, shown)

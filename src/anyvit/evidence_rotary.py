@@ -82,7 +82,9 @@ def rotary_pairs(blocks: Sequence[Attention], num_heads: int) -> Verdict:
     shown = {way: round(n, 1) for way, n in nats.items()}
     share = math.exp(sum(math.log(e[best]) for e in each) / len(each))
     lead = nats[best] - max(0.0, second)
-    said = f"|q|²/|k|² varies over {WAYS[best]} {share:.2f} times as much as over channels, two that are independent 0.5"
+    said = (
+        f"|q|²/|k|² varies over {WAYS[best]} {share:.2f} times as much as over channels, two that are independent 0.5"
+    )
     if lead < 2 * MARGIN or 4 * votes < 3 * len(each) or len(each) < max(2, len(blocks) / 2):
         return nothing(f"no pairs of channels stand out ({said})", lead, len(each), shown)
     return Verdict(best, lead, votes, len(each), f"{votes} of {len(each)} blocks, {lead:.0f} nats: {said}", shown)

@@ -51,7 +51,7 @@ def grid(values: np.ndarray) -> str | None:
     import numpy as np
 
     flat = np.asarray(values, np.float32).reshape(-1)
-    first = flat[: SAMPLE] if flat.size <= SAMPLE else flat[:: flat.size // SAMPLE]
+    first = flat[:SAMPLE] if flat.size <= SAMPLE else flat[:: flat.size // SAMPLE]
     if flat.size < FEWEST or not np.isfinite(first).all() or len(np.unique(first)) < DISTINCT:
         return None
     for name in FORMATS:
