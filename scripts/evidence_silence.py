@@ -18,6 +18,7 @@ from safetensors import safe_open
 from anyvit.evidence import Attention, heads
 from anyvit.evidence_layout import joint_layout
 from anyvit.evidence_order import order, transposed
+from anyvit.evidence_rotary import rotary_pairs
 
 KINDS = ("plain", "parts", "noise", "walk", "rough walk", "step", "steps", "drift", "wave", "pairs", "patches", "ar")
 INITS = ("normal", "uniform", "orthogonal", "sparse", "heavy", "xavier")
@@ -221,6 +222,9 @@ def wrong(blocks: Sequence[Attention], count: int | None) -> Iterator[str]:
     for name, ask in (("order", order), ("transposed", transposed)):
         if ask(blocks).value:
             yield f"{name}: {ask(blocks).text}"
+    pairs = rotary_pairs(blocks, count or 4) if len(blocks[0].q) % (4 * (count or 4)) == 0 else None
+    if pairs:
+        yield f"rotary: {pairs.value}: {pairs.text}"
     both = joint_layout(blocks).value
     if both is not None and (both.axes, both.v, both.turned) != ("3 h d", 2, ()):
         yield f"layout: {both}"
