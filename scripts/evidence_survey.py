@@ -120,7 +120,7 @@ def main() -> None:
         with safe_open(path, "np") as file:
             print(path.stem, depth, "blocks,", file.metadata()["heads"], "heads", flush=True)
         plain = [f for f in anyvit.inspect(tensors, deep=True).findings if f.kind in ASKED]
-        print("  as it is:", *(f"{f.kind} {f.names}" for f in plain) or ["nothing"])
+        print("  as it is:", ", ".join(f"{f.kind} {f.names}" for f in plain) or "nothing")
         rounded = any(f.kind == "rounded" for f in plain)
         cases = [*values(tensors, depth, rng), *damaged(tensors, depth, rng, args.damaged)]
         with np.errstate(all="ignore"):

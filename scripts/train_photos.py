@@ -13,7 +13,6 @@ import argparse
 import importlib.util
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -80,11 +79,11 @@ def crops(photos: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return (x - 0.45) * gain.to(x) * 4 + shift.to(x), classes.to(photos.device)
 
 
-def train(r: Recipe, steps: int, batch: int, photos: Tensor, half: bool) -> Iterator[tuple[int, SmallViT, float]]:
-    """The model after every eighth of the steps, with the accuracy of that step's batch."""
+def train(r: Recipe, steps: int, batch: int, photos: Tensor, half: bool) -> tuple[SmallViT, float]:
+    """The model after its last step, with the accuracy of that step's batch; progress is printed eight times."""
     torch.manual_seed(r.seed)
     model = SmallViT(r, CROP, PATCH, 3, FIELDS**2 * len(photos)).to(photos.device)
-    adam = optimiser(model, r)
+    adam, accuracy = optimiser(model, r), 0.0
     warm = max(1, steps // 10)
     for step in range(1, steps + 1):
         for group in adam.param_groups:
@@ -98,7 +97,9 @@ def train(r: Recipe, steps: int, batch: int, photos: Tensor, half: bool) -> Iter
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         if step == steps or step % max(1, steps // 8) == 0:
-            yield step, model, (logits.argmax(1) == y).float().mean().item()
+            accuracy = (logits.argmax(1) == y).float().mean().item()
+            print(f"  step {step}, accuracy {accuracy:.2f} among {FIELDS**2 * len(photos)} classes", flush=True)
+    return model, accuracy
 
 
 def main() -> None:
@@ -119,8 +120,8 @@ def main() -> None:
         changes = {n: getattr(args, n) for n in ("width", "depth") if getattr(args, n)}
         r = replace(KINDS[kind], **changes)
         seen = photos.flip(1) if kind == "bgr" else photos
-        for step, model, accuracy in train(r, args.steps, args.batch, seen, args.bf16):
-            print(kind, f"step {step}, accuracy {accuracy:.2f} among {FIELDS**2 * len(photos)} classes", flush=True)
+        print(kind, flush=True)
+        model, accuracy = train(r, args.steps, args.batch, seen, args.bf16)
         meta = {"kind": kind, "recipe": json.dumps(asdict(r)), "steps": str(args.steps), "heads": str(r.heads)}
         meta["accuracy"] = f"{accuracy:.3f}"
         state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}

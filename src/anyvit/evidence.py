@@ -158,12 +158,13 @@ def sample(depth: int, width: int, elements: int = 1 << 24) -> tuple[int, ...]:
     return tuple(dict.fromkeys(round(i * (depth - 1) / (count - 1)) for i in range(count)))
 
 
-def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) -> Verdict:
+def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None, *, both: bool = False) -> Verdict:
     """The number of heads that the channel norms show.
 
     Arguments:
         blocks: one or more attentions of one width; `sample` says which suffice.
         candidates: the numbers of (query) heads that may be named; None for all with at least 8 channels a head.
+        both: whether q and k must show them as well as v and out.
 
     Returns:
         a Verdict whose value is the number of heads, or None; one or two cannot be told from no evidence.
@@ -187,7 +188,7 @@ def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) 
     for parts, label in (((0, 1), ""), ((1,), " (v and out alone)")):
         tally = _tally([vote[part] for vote in votes for part in parts])
         size = max(sizes, key=lambda s: tally[s])
-        if label and _otherwise(size, [vote[0] for vote in votes]):
+        if label and (both or _otherwise(size, [vote[0] for vote in votes])):
             break
         if _convincing(size, tally, squares, votes, parts):
             return _say(size, tally, votes, parts, label, rows, candidates)

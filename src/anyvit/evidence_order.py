@@ -85,7 +85,7 @@ def transposed(blocks: Sequence[Attention]) -> Verdict:
     square = [b for b in blocks if len({n for w in (b.q, b.k, b.v, b.out) for n in w.shape}) == 1]
     upright = heads(square) if square else None
     if square and not upright:
-        turned = heads([Attention(b.q.T, b.k.T, b.v.T, b.out.T) for b in square])
+        turned = heads([Attention(b.q.T, b.k.T, b.v.T, b.out.T) for b in square], both=True)
         if turned:
             reading = Reading("3 h d", 2, ("q", "k", "v", "out"))
             found = Deviation(f"all {len(square)} blocks", _say_turned(reading, 0), turned.nats, reading)
