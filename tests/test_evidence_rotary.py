@@ -70,6 +70,18 @@ def test_models_without_rotary_positions_say_nothing(monkeypatch: pytest.MonkeyP
     assert rotary_pairs(real("half"), HEADS).value is None, "norms that owe each other nothing (q/k norm) are not asked"
 
 
+def test_rows_that_were_scaled_are_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a head's rows ten times as long: every pair of i and i + e/2 has one of them, and all sums look alike."""
+    blocks = []
+    for b in real("none"):
+        scale = np.where(np.arange(192) % 48 < 24, 100.0, 1.0)
+        blocks.append(Attention(Norms(b.q.rows * scale, b.q.columns), b.k, b.v, b.out))
+    monkeypatch.setattr(evidence_rotary, "together", lambda *_: 99.0)
+    assert rotary_pairs(blocks, HEADS).value is None
+    monkeypatch.setattr(evidence_rotary, "STEP", 9.0)
+    assert rotary_pairs(blocks, HEADS).value == "half"
+
+
 def test_pairs_lie_side_by_side() -> None:
     x = np.arange(8).reshape(1, 8)
     assert paired(x, "interleaved")[0].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]

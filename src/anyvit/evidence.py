@@ -260,9 +260,10 @@ def _balanced(squares: Sequence[tuple[np.ndarray, ...]], size: int) -> bool:
     """Whether v and out agree channel by channel, or closely from head to head; rows that were moved do neither."""
     import numpy as np
 
-    pairs = [tuple(scores(np.log(x)) for x in parts[2:]) for s in squares if (parts := _shared(s, size))]
-    fine = sum(min(CAP, closely(*pair)) for pair in pairs)
-    return fine >= MARGIN / 2 or sum(by_groups(*pair, size) for pair in pairs) >= 2 * len(pairs)
+    found = [parts for s in squares if (parts := _shared(s, size))]
+    pairs = [(scores(np.log(v)), scores(np.log(out))) for _, _, v, out in found]
+    fine = sum(min(CAP, closely(v, out)) for v, out in pairs)
+    return fine >= MARGIN / 2 or sum(by_groups(v, out, size) for v, out in pairs) >= 2 * len(pairs)
 
 
 def _shared_by_blocks(vectors: Sequence[np.ndarray], size: int) -> bool:
