@@ -12,7 +12,15 @@ from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from anyvit import evidence, evidence_layout, evidence_order, evidence_rotary, evidence_tables, resample
+from anyvit import (
+    evidence,
+    evidence_groups,
+    evidence_layout,
+    evidence_order,
+    evidence_rotary,
+    evidence_tables,
+    resample,
+)
 from anyvit.conform import depth_of
 from anyvit.containers.stream import chunks, room
 from anyvit.dtypes import ITEMSIZE, np_dtype
@@ -173,12 +181,14 @@ def _heads(found: Reading, blocks: Sequence[Attention]) -> Reading:
     """The head count that the weights show, set against what was believed."""
     spec = found.spec
     assert spec is not None
-    verdict = evidence.heads(blocks)
+    grouped = [b for block in blocks if (b := evidence_groups.once(block, spec.heads_dim))]
+    verdict = evidence_groups.grouped_heads(grouped) if grouped else evidence.heads(blocks)
     fact = spec.facts["num_heads"]
     said = f"the weights: {verdict.text}"
     if verdict.value is None:
         return _with_fact(found, "num_heads", Fact(fact.value, fact.how, f"{fact.source}; {said}"))
-    if verdict.value == fact.value or fact.how == "assumed":
+    # keys that were repeated for a head count cannot be counted anew here: the caller says heads=
+    if verdict.value == fact.value or (fact.how == "assumed" and not grouped):
         source = said if fact.how == "assumed" else f"{said}; {fact.source} agrees"
         new = spec.with_facts("measured", source, num_heads=int(verdict.value))
         findings = tuple(f for f in found.findings if not (f.kind == "assumed" and f.names == ("num_heads",)))
