@@ -75,7 +75,7 @@ def rotary_pairs(blocks: Sequence[Attention], num_heads: int) -> Verdict:
         if len(q) != len(k) or len(q) % (4 * num_heads) or not (np.isfinite(q + k).all() and min(q.min(), k.min()) > 0):
             continue
         if together(scores(q), scores(k)) >= MARGIN / 2:
-            each.append(_tightness(q.reshape(num_heads, -1), k.reshape(num_heads, -1)))
+            each.append(tightness(q.reshape(num_heads, -1), k.reshape(num_heads, -1)))
     if not each:
         return nothing("no block whose queries and keys are balanced")
     count = num_heads * (len(row_squares(blocks[0].q)) // num_heads // 2)
@@ -100,7 +100,7 @@ def _nats(tightness: dict[str, float], way: str, count: int) -> float:
     return max(-LIMIT, min(LIMIT, count / 2 * math.log(min(0.5, others[0]) / tightness[way])))
 
 
-def _tightness(q: np.ndarray, k: np.ndarray) -> dict[str, float]:
+def tightness(q: np.ndarray, k: np.ndarray) -> dict[str, float]:
     """Variance of log |q|²/|k|² over pairs as a share of that over channels; the mean of each head is taken off."""
     import numpy as np
 
