@@ -15,6 +15,7 @@ from anyvit import deep, evidence_order
 from anyvit.evidence import Attention, heads, sample
 from anyvit.evidence_norms import Norms
 from anyvit.evidence_order import order, transposed
+from anyvit.evidence_rotary import rotary_pairs
 from anyvit.evidence_tables import positions
 from anyvit.lazy import from_array
 
@@ -65,6 +66,8 @@ def main() -> None:
     print(f"glance {best(lambda: evidence_order.glance(small), args.rounds):.1f} ms", end="")
     norms = [Attention(*(Norms.of(getattr(b, n)) for n in PARTS)) for b in noise]
     print(f" (of random weights {best(lambda: evidence_order.glance(norms), args.rounds):.1f} ms)")
+    rotary = best(lambda: rotary_pairs(small, args.width // 64), args.rounds)
+    print(f"rotary pairs, {len(small)} blocks: {rotary:.1f} ms")
     print(f"heads, blocks {picked}: {best(lambda: heads(model), args.rounds):.1f} ms")
     print(f"order, {len(model)} blocks: {best(lambda: order(model), args.rounds):.1f} ms")
     print(f"transposed, {len(model)} blocks: {best(lambda: transposed(model), args.rounds):.1f} ms")

@@ -18,9 +18,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from anyvit.evidence import Attention, heads, sums
+from anyvit.evidence_depth import similarity, stream
 from anyvit.evidence_layout import Reading, fused_layout
 from anyvit.evidence_norms import column_squares, row_squares
 from anyvit.evidence_order import order, transposed
+from anyvit.evidence_rotary import WAYS, tightness
 from anyvit.evidence_tables import gated, grids, positions, smoothness
 
 NAMES = ("attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense")
@@ -155,6 +157,50 @@ def draw_positions(table: np.ndarray, out: Path) -> None:
     print("positions:", positions(table).text)
 
 
+STREAM = {
+    "norm1.weight": "norm1.weight",
+    "norm2.weight": "norm2.weight",
+    "attn.out.weight": "attention.output.dense.weight",
+}
+STREAM |= {f"mlp.{n}.weight": f"mlp.{n}.weight" for n in ("fc1", "fc2")}
+STREAM |= {f"attn.{n[0]}.weight": f"attention.attention.{n}.weight" for n in ("query", "key", "value")}
+"""Canonical names of a block → Hugging Face's DINOv2."""
+
+
+RIVALS = (("interleaved", 4), ("half", 4), ("none", 6))
+"""Kinds of `rotary_norms.npz` and their heads."""
+
+
+def _share(norms: np.ndarray, heads: int, way: str) -> float:
+    """Geometric mean over the blocks that have something to compare."""
+    each = [tightness(*(x.reshape(heads, -1) for x in pair))[way] for pair in norms]
+    return float(np.exp(np.mean([np.log(x) for x in each if x < 1])))
+
+
+def draw_depth(tensors: Mapping[str, np.ndarray], depth: int, rotary: Path, out: Path) -> None:
+    """Blocks by how they meet the residual stream; and the pairs of trained rotary models."""
+    import matplotlib.pyplot as plt
+
+    blocks = [
+        stream({ours: tensors[f"encoder.layer.{i}.{name}"].astype("float32") for ours, name in STREAM.items()})
+        for i in range(depth)
+    ]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    shown = axes[0].imshow(similarity(blocks).mean(0), vmin=0, vmax=0.7)
+    figure.colorbar(shown, ax=axes[0])
+    axes[0].set(title="resemblance of blocks (DINOv2-S)", xlabel="block", ylabel="block")
+    width = 0.25
+    with np.load(rotary) as file:
+        for k, (way, text) in enumerate(WAYS.items()):
+            shares = [_share(file[kind], heads, way) for kind, heads in RIVALS]
+            axes[1].bar(np.arange(3) + (k - 1) * width, shares, width, label=text)
+    axes[1].axhline(0.5, color="0.6", linestyle=":")
+    axes[1].set_xticks(range(3), ["rotary, interleaved", "rotary, halves", "not rotary"])
+    axes[1].set(title="variance of |q|²/|k|², pairs : channels")
+    axes[1].legend(fontsize=7)
+    figure.savefig(out / "depth.png", dpi=80)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -177,6 +223,7 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         draw_heads(blocks, args.heads, args.out)
         draw_votes(blocks, args.heads, args.out)
+        draw_depth(tensors, len(blocks), Path("tests/fixtures/rotary_norms.npz"), args.out)
         draw_positions(tensors["embeddings.position_embeddings"][0].astype("float32"), args.out)
 
 

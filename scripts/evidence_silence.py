@@ -18,6 +18,7 @@ from safetensors import safe_open
 from anyvit.evidence import Attention, heads
 from anyvit.evidence_layout import joint_layout
 from anyvit.evidence_order import order, transposed
+from anyvit.evidence_rotary import rotary_pairs
 
 KINDS = ("plain", "parts", "noise", "walk", "rough walk", "step", "steps", "drift", "wave", "pairs", "patches", "ar")
 INITS = ("normal", "uniform", "orthogonal", "sparse", "heavy", "xavier")
@@ -167,6 +168,52 @@ def damaged(rng: np.random.Generator, blocks: Sequence[Attention]) -> tuple[str,
     return f"{kind}: {', '.join(names)} of {len(hurt)} of {count} blocks", out
 
 
+def _multiplied(rng: np.random.Generator, width: int, kind: str) -> Hurt:
+    scale = np.exp(rng.choice([0.3, 0.8]) * field(rng, kind, width))
+    return lambda rng, w: w * np.resize(scale, len(w))[:, None]
+
+
+def _common(rng: np.random.Generator, width: int) -> tuple[str, Hurt]:
+    """One change with one outcome, so that all matrices it is applied to are damaged alike."""
+    kind = str(rng.choice([*KINDS[2:], "permuted", "reversed", "rolled", "halves exchanged", "turned"]))
+    if kind in KINDS:
+        return f"one {kind}", _multiplied(rng, width, kind)
+    at, order = int(rng.integers(1, width)), rng.permutation(width)
+    changes: dict[str, Hurt] = {
+        "permuted": lambda rng, w: w[order] if len(w) == width else w,
+        "reversed": lambda rng, w: w[::-1],
+        "rolled": lambda rng, w: np.roll(w, at, 0),
+        "halves exchanged": lambda rng, w: np.roll(w, len(w) // 2, 0),
+        "turned": lambda rng, w: w[::-1, ::-1],
+    }
+    return f"{kind} alike", changes[kind]
+
+
+def shared(rng: np.random.Generator, blocks: Sequence[Attention]) -> tuple[str, list[Attention]]:
+    """Some blocks of a real stack, two or more matrices damaged by the very same change of rows (or of out's columns)."""
+    count = int(rng.integers(1, len(blocks) + 1))
+    first = int(rng.integers(0, len(blocks) - count + 1))
+    out = list(blocks[first : first + count])
+    names = [("v", "out"), ("q", "v", "out"), ("k", "v", "out"), ("q", "k", "v", "out"), ("q", "v"), ("q", "out")][
+        int(rng.integers(6))
+    ]
+    one, flipped, hurt = rng.random() < 0.5, rng.random() < 0.2, set(range(count))
+    if rng.random() < 0.4:
+        hurt = {int(rng.integers(count))}
+    text, change = _common(rng, len(out[0].q))
+    for i in hurt:
+        if not one:
+            text, change = _common(rng, len(out[0].q))
+        changes = {}
+        for n in names:
+            w = getattr(out[i], n)
+            w = change(rng, w.T).T if n == "out" and flipped else change(rng, w)
+            changes[n] = np.ascontiguousarray(w, "float32")
+        out[i] = replace(out[i], **changes)
+    columns = " (columns of out)" * flipped
+    return f"{text}{' each' * (not one)}: {', '.join(names)}{columns} of {len(hurt)} of {count} blocks", out
+
+
 def wrong(blocks: Sequence[Attention], count: int | None) -> Iterator[str]:
     """What is said that is not so."""
     verdict = heads(blocks)
@@ -175,6 +222,9 @@ def wrong(blocks: Sequence[Attention], count: int | None) -> Iterator[str]:
     for name, ask in (("order", order), ("transposed", transposed)):
         if ask(blocks).value:
             yield f"{name}: {ask(blocks).text}"
+    pairs = rotary_pairs(blocks, count or 4) if len(blocks[0].q) % (4 * (count or 4)) == 0 else None
+    if pairs:
+        yield f"rotary: {pairs.value}: {pairs.text}"
     both = joint_layout(blocks).value
     if both is not None and (both.axes, both.v, both.turned) != ("3 h d", 2, ()):
         yield f"layout: {both}"
@@ -194,6 +244,10 @@ def files(args: argparse.Namespace) -> Iterator[tuple[str, str, list[Attention],
         name, blocks, count = stacks[i % len(stacks)]
         text, blocks = damaged(rng, blocks)
         yield "damaged", f"{name}: {text}", blocks, count
+    for i in range(args.shared if stacks else 0):
+        name, blocks, count = stacks[i % len(stacks)]
+        text, blocks = shared(rng, blocks)
+        yield "damaged alike", f"{name}: {text}", blocks, count
 
 
 def main() -> None:
@@ -201,6 +255,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=500, help="random files")
     parser.add_argument("--damaged", type=int, default=300, help="damaged files")
+    parser.add_argument("--shared", type=int, default=300, help="files whose matrices are damaged alike")
     parser.add_argument("--stacks", type=Path, help="files of scripts/real_stacks.py")
     parser.add_argument("--small", type=Path, help="files of scripts/train_small.py, a few steps each")
     args = parser.parse_args()

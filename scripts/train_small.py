@@ -20,10 +20,11 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Recipe:
-    """Architecture and optimiser of one small model; images are 8 × 8, patches 2 × 2."""
+    """Architecture and optimiser of one small model; `kv_heads` 0 stands for as many as heads."""
 
     width: int = 96
     heads: int = 6
+    kv_heads: int = 0
     depth: int = 3
     optimiser: str = "adamw"
     lr: float = 2e-3
@@ -57,6 +58,7 @@ KINDS: dict[str, Recipe] = {
     "layer_scale": replace(BASE, layer_scale=True, seed=14),
     "one_block": replace(BASE, depth=1, seed=15),
     "one_head": replace(BASE, heads=1, seed=16),
+    "grouped": replace(BASE, heads=6, kv_heads=2, seed=19),
 }
 
 
@@ -85,18 +87,20 @@ class Attention(nn.Module):
         super().__init__()
         self.recipe = r
         size = r.width // r.heads
-        self.qkv = nn.Linear(r.width, 3 * r.width, bias=r.bias)
+        self.shared = (r.kv_heads or r.heads) * size
+        self.qkv = nn.Linear(r.width, r.width + 2 * self.shared, bias=r.bias)
         self.proj = nn.Linear(r.width, r.width, bias=r.bias)
         self.q_norm = nn.LayerNorm(size) if r.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(size) if r.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.recipe.heads, -1).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(x).split([d, self.shared, self.shared], -1)
+        q, k, v = (part.reshape(b, n, -1, d // self.recipe.heads).transpose(1, 2) for part in parts)
         q, k = self.q_norm(q), self.k_norm(k)
         if self.recipe.rope:
             q, k = rotate(q, angles, self.recipe.rope), rotate(k, angles, self.recipe.rope)
-        x = functional.scaled_dot_product_attention(q, k, v)
+        x = functional.scaled_dot_product_attention(q, k, v, enable_gqa=self.shared < d)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))
 
 
@@ -138,17 +142,25 @@ class Block(nn.Module):
 
 
 class SmallViT(nn.Module):
-    """A ViT with timm's parameter names. Input (B, 1, 8, 8), output (B, 10)."""
+    """A ViT with timm's parameter names.
 
-    def __init__(self, r: Recipe) -> None:
+    Arguments:
+        r: architecture.
+        image, patch: sides in pixels.
+        chans: channels of the pictures.
+        classes: number of classes.
+    """
+
+    def __init__(self, r: Recipe, image: int = 8, patch: int = 2, chans: int = 1, classes: int = 10) -> None:
         super().__init__()
+        grid = image // patch
         self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(1, r.width, 2, 2)
+        self.patch_embed.proj = nn.Conv2d(chans, r.width, patch, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, r.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 17, r.width)) if not r.rope else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid + 1, r.width)) if not r.rope else None
         self.blocks = nn.ModuleList(Block(r) for _ in range(r.depth))
-        self.norm, self.head = nn.LayerNorm(r.width), nn.Linear(r.width, 10)
-        self.register_buffer("angles", axial_angles(r.width // r.heads, 4, 1), persistent=False)
+        self.norm, self.head = nn.LayerNorm(r.width), nn.Linear(r.width, classes)
+        self.register_buffer("angles", axial_angles(r.width // r.heads, grid, 1), persistent=False)
         for name, p in self.named_parameters():
             if p.ndim >= 2:
                 nn.init.trunc_normal_(p, std=0.02)
@@ -156,8 +168,8 @@ class SmallViT(nn.Module):
                 nn.init.zeros_(p)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed.proj(x).flatten(2).transpose(1, 2)  # (B, 16, D)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)  # (B, 17, D)
+        x = self.patch_embed.proj(x).flatten(2).transpose(1, 2)  # (B, N, D)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)  # (B, 1 + N, D)
         x = x if self.pos_embed is None else x + self.pos_embed
         for block in self.blocks:
             x = block(x, self.angles)

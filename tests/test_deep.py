@@ -222,3 +222,36 @@ def test_rows_of_a_real_table_cut_at_any_place_give_no_wrong_grid() -> None:
     state = {**vit(trained(384, 6, 2, seed=3)), "pos_embed": real[:, :197].astype("float32")}
     report = anyvit.inspect(state, deep=True)
     assert report.spec.grid == (14, 14) and not told(report.findings, "differs")
+
+
+def dinov3(kind: str) -> Arrays:
+    """A DINOv3 in the names of Hugging Face's class whose queries and keys have the norms of a trained rotary model."""
+    from test_evidence_rotary import real
+
+    rng, width = np.random.default_rng(0), 192
+    sizes = {"embeddings.cls_token": (1, 1, width), "embeddings.mask_token": (1, 1, width)}
+    sizes |= {"embeddings.register_tokens": (1, 4, width), "embeddings.patch_embeddings.weight": (width, 3, 16, 16)}
+    sizes |= {f"{n}.{p}": (width,) for n in ("embeddings.patch_embeddings", "norm") for p in ("bias",)}
+    sizes["norm.weight"], norms = (width,), {}
+    for i, b in enumerate(real(kind)):
+        at = f"model.layer.{i}."
+        sizes |= {f"{at}{n}.{p}": (width,) for n in ("norm1", "norm2") for p in ("weight", "bias")}
+        sizes |= {f"{at}attention.{n}_proj.weight": (width, width) for n in "qkvo"}
+        sizes |= {f"{at}attention.{n}_proj.bias": (width,) for n in "qvo"}
+        sizes |= {f"{at}layer_scale{n}.lambda1": (width,) for n in (1, 2)}
+        sizes |= {at + "mlp.up_proj.weight": (384, width), at + "mlp.up_proj.bias": (384,)}
+        sizes |= {at + "mlp.down_proj.weight": (width, 384), at + "mlp.down_proj.bias": (width,)}
+        norms |= {f"{at}attention.q_proj.weight": b.q.rows, f"{at}attention.k_proj.weight": b.k.rows}
+    out = {n: rng.normal(0, 0.02, size).astype("f4") for n, size in sizes.items()}
+    for n, squares in norms.items():
+        unit = out[n] / np.linalg.norm(out[n], axis=1, keepdims=True)
+        out[n] = (unit * np.sqrt(squares)[:, None]).astype("f4")
+    return out
+
+
+def test_rows_permuted_for_another_rotation_are_named() -> None:
+    plain, permuted = (anyvit.load(dinov3(kind), heads=4).report for kind in ("half", "interleaved"))
+    assert plain.spec.facts[deep.PAIRS].value == "half" and plain.spec.facts[deep.PAIRS].how == "measured"
+    assert not told(plain.findings, "differs")
+    (text,) = told(permuted.findings, "differs")
+    assert "channels 2i and 2i + 1 turned together" in text and "i and i + e/2" in text

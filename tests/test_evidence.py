@@ -132,6 +132,7 @@ def test_a_step_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heads(blocks).value is None
     monkeypatch.setattr(evidence, "bordered", lambda *_: True)
     monkeypatch.setattr(evidence, "_shared_by_blocks", lambda *_: False)
+    monkeypatch.setattr(evidence, "held", lambda *_: 99.0)
     monkeypatch.setattr(evidence, "ordered", lambda *_: False)
     assert heads(blocks).value is not None
 

@@ -92,6 +92,40 @@ def test_shared_heads_alone_are_no_balance(monkeypatch: pytest.MonkeyPatch) -> N
         wave = drift * np.exp(rng.normal(0, 0.2, (4, 96))).astype("float32")
         blocks.append(Attention(w[0] * wave[0][:, None], w[1], w[2], w[3] * wave[3], f"blocks.{i}"))
     assert not order(blocks).value
-    monkeypatch.setattr(evidence_layout, "belongs", lambda *_: True)
+    monkeypatch.setattr(evidence_layout, "belongs", lambda *_, **__: True)
     monkeypatch.setattr(evidence_layout, "ordered", lambda *_: False)
     assert order(blocks).value
+
+
+ALIKE = {
+    "noise": lambda rng, n: np.exp(0.5 * rng.normal(size=n)),
+    "drift": lambda rng, n: np.linspace(0.3, 3, n),
+    "pairs": lambda rng, n: np.exp(0.5 * rng.normal(size=n // 2).repeat(2)),
+    "wave": lambda rng, n: np.exp(np.sin(np.arange(n) * rng.uniform(0.1, 0.6))),
+    "steps": lambda rng, n: np.exp(0.8 * rng.normal(size=8)).repeat(n // 8),
+}
+
+
+@needs_shared
+@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("names", [("v", "out"), ("q", "v", "out"), ("q", "v"), ("q", "k", "v", "out")])
+def test_weights_that_are_damaged_alike_are_no_other_layout(kind: str, names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(len(kind) + len(names))
+    for one in (True, False):
+        blocks, scale = real_blocks()[::3], ALIKE[kind](rng, 384)
+        for i, b in enumerate(blocks):
+            scale = scale if one else ALIKE[kind](rng, 384)
+            blocks[i] = replace(b, **{n: (getattr(b, n) * scale[:, None]).astype("f4") for n in names})
+        assert not order(blocks).value and not transposed(blocks).value
+        both = joint_layout(blocks).value
+        assert both is None or (both.axes, both.v, both.turned) == ("3 h d", 2, ())
+
+
+def test_the_guards_are_what_keeps_damage_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = digits()
+    for i, (b, kind) in enumerate(zip(digits(), ("drift", "wave", "pairs"), strict=True)):
+        scale = ALIKE[kind](np.random.default_rng(i), 96) ** 2
+        blocks[i] = replace(b, v=b.v * scale[:, None], out=b.out * scale[:, None])
+    assert not transposed(blocks).value
+    monkeypatch.setattr("anyvit.evidence_order.belongs", lambda *_, **__: True)
+    assert transposed(blocks).value

@@ -176,7 +176,7 @@ def test_a_look_at_the_weights_holds_one_block_at_a_time(folder: Path, monkeypat
         nonlocal alive
         alive -= 1
 
-    monkeypatch.setattr(deep, "_float", noted)
+    monkeypatch.setattr(deep, "floats", noted)
     pytest.importorskip("torch")
     load(folder / "vit.pth", heads=4)
     # Biases stay, of each matrix only its norms; the next is made before the last is let go.

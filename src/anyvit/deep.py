@@ -12,7 +12,15 @@ from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from anyvit import evidence, evidence_layout, evidence_order, evidence_tables, resample
+from anyvit import (
+    evidence,
+    evidence_groups,
+    evidence_layout,
+    evidence_order,
+    evidence_rotary,
+    evidence_tables,
+    resample,
+)
 from anyvit.conform import depth_of
 from anyvit.containers.stream import chunks, room
 from anyvit.dtypes import ITEMSIZE, np_dtype
@@ -24,7 +32,8 @@ from anyvit.lazy import Lazy, split
 from anyvit.reading import Reading
 from anyvit.report import Finding
 from anyvit.side_by_side import mapped
-from anyvit.spec import Fact, Spec
+from anyvit.spec import Fact, Rope, Spec
+from anyvit.survey import fact, floats, fresh, survey, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,9 +93,9 @@ def settle(found: Reading, *, layout: bool = True, strict: bool = True) -> Readi
     if evidence_order.glance(blocks, bool(spec.qk_norm)):
         blocks, odd, facts = _layout(blocks)
         found = replace(found, spec=replace(found.spec, facts={**found.spec.facts, **facts}))
-    found = _heads(found, blocks)
-    fresh = _never_trained(found.tensors, numbers)
-    return replace(found, findings=(*found.findings, *_said(odd, numbers, strict), *fresh))
+    found = _rotary(_heads(found, blocks), blocks)
+    still = _never_trained(found.tensors, numbers)
+    return replace(found, findings=(*found.findings, *_said(odd, numbers, strict), *still))
 
 
 @_quietly
@@ -100,9 +109,12 @@ def ask(found: Reading) -> Reading:
     blocks, odd, facts = _layout(attentions(found.tensors, numbers))
     found = _heads(found, blocks)
     assert found.spec is not None
-    more, told = _tables(found.tensors, found.spec)
-    spec = replace(found.spec, facts={**found.spec.facts, **facts, **told})
-    findings = (*found.findings, *_said(odd, numbers, True), *more, *_fresh(found.tensors))
+    found = _rotary(found, blocks)
+    assert found.spec is not None
+    more, grid = _tables(found.tensors, found.spec)
+    seen, values = told(survey(found.tensors), found.tensors)
+    spec = replace(found.spec, facts={**found.spec.facts, **facts, **grid, **values})
+    findings = (*found.findings, *_said(odd, numbers, True), *more, *seen)
     return replace(found, spec=spec, findings=findings)
 
 
@@ -149,7 +161,7 @@ def _norms(lazy: Lazy, buffer: memoryview) -> Norms | None:
     row = max(1, lazy.shape[1] * ITEMSIZE[lazy.dtype])
     step = len(buffer) // row * row
     if not lazy.pieces or not step or any(piece.size % row for piece in lazy.pieces):
-        array = _float(lazy)
+        array = floats(lazy)
         return None if array is None else Norms.of(array)
     found = []
     try:
@@ -160,30 +172,23 @@ def _norms(lazy: Lazy, buffer: memoryview) -> Norms | None:
     return Norms(np.concatenate([n.rows for n in found]), np.sum([n.columns for n in found], 0))
 
 
-def _float(lazy: Lazy) -> np.ndarray | None:
-    import numpy as np
-
-    try:
-        return lazy.read().astype(np.float32, copy=False)
-    except AnyvitError:
-        return None
-
-
 def _bias(tensors: Mapping[str, Lazy], block: int, part: str) -> np.ndarray | None:
     lazy = tensors.get(f"blocks.{block}.attn.{part}.bias")
-    return None if lazy is None else _float(lazy)
+    return None if lazy is None else floats(lazy)
 
 
 def _heads(found: Reading, blocks: Sequence[Attention]) -> Reading:
     """The head count that the weights show, set against what was believed."""
     spec = found.spec
     assert spec is not None
-    verdict = evidence.heads(blocks)
+    grouped = [b for block in blocks if (b := evidence_groups.once(block, spec.heads_dim))]
+    verdict = evidence_groups.grouped_heads(grouped) if grouped else evidence.heads(blocks)
     fact = spec.facts["num_heads"]
     said = f"the weights: {verdict.text}"
     if verdict.value is None:
         return _with_fact(found, "num_heads", Fact(fact.value, fact.how, f"{fact.source}; {said}"))
-    if verdict.value == fact.value or fact.how == "assumed":
+    # keys that were repeated for a head count cannot be counted anew here: the caller says heads=
+    if verdict.value == fact.value or (fact.how == "assumed" and not grouped):
         source = said if fact.how == "assumed" else f"{said}; {fact.source} agrees"
         new = spec.with_facts("measured", source, num_heads=int(verdict.value))
         findings = tuple(f for f in found.findings if not (f.kind == "assumed" and f.names == ("num_heads",)))
@@ -203,6 +208,34 @@ def _heads(found: Reading, blocks: Sequence[Attention]) -> Reading:
     return replace(found, findings=(*found.findings, finding))
 
 
+PAIRS = "rotary pairs"
+
+
+def _rotary(found: Reading, blocks: Sequence[Attention]) -> Reading:
+    """Which channels the weights show to be rotated together, set against the way the model rotates them."""
+    spec = found.spec
+    assert spec is not None
+    verdict = evidence_rotary.rotary_pairs(blocks, spec.num_heads) if blocks and not spec.qk_norm else None
+    if verdict is None or (verdict.value is None and spec.rope is None):
+        return found
+    own = None
+    if spec.rope is not None:
+        own = "interleaved" if spec.rope.layout == "interleaved" else "half" if _whole(spec.rope) else "axes"
+    found = _with_fact(found, PAIRS, fact(verdict, own, verdict.value))
+    if verdict.value in (None, own):
+        return found
+    ways = evidence_rotary.WAYS
+    expected = f"the model rotates {ways[own]}" if own else "the model has no rotary positions"
+    cause = f"rotary pairs: the weights show {ways[verdict.value]} turned together ({verdict.text}), but {expected}"
+    remedy = "usual cause: rows of q and k permuted for another library's rotation; compare with the original: "
+    finding = Finding("differs", ("rope",), cause, remedy + "anyvit verify FILE ORIGINAL")
+    return replace(found, findings=(*found.findings, finding))
+
+
+def _whole(rope: Rope) -> bool:
+    return rope.span == "head" or rope.mixed
+
+
 def _with_fact(found: Reading, name: str, fact: Fact) -> Reading:
     assert found.spec is not None
     return replace(found, spec=replace(found.spec, facts={**found.spec.facts, name: fact}))
@@ -215,7 +248,7 @@ def _author(found: Reading) -> Reading:
     table = found.tensors.get("embed.pos")
     if table is None or spec.grid is None or spec.facts["pos_embed"].value not in ("learned", "sincos"):
         return found
-    values = _float(table) if _begins_at_zero(table) else None
+    values = floats(table) if _begins_at_zero(table) else None
     author = None if values is None else resample.sincos_author(values, *spec.grid)
     if author is None:
         return found
@@ -311,7 +344,7 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
         return [], {}
     import numpy as np
 
-    parts = [_float(t) for t in (prefix, table) if t is not None]
+    parts = [floats(t) for t in (prefix, table) if t is not None]
     if any(p is None for p in parts):
         return [], {}
     whole, believed = np.concatenate([p for p in parts if p is not None]), (spec.pos_prefix, *spec.grid)
@@ -319,7 +352,7 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
     verdict = evidence_tables.positions(whole, [g for g in evidence_tables.grids(len(whole)) if g[0] in counts])
     if verdict.value is None:
         return [], {GRID: Fact(believed, "assumed", verdict.text)}
-    told = Fact(verdict.value, "measured", f"the weights: {verdict.text}")
+    told = fact(verdict, believed, verdict.value)
     if tuple(verdict.value) in (believed, (believed[0], believed[2], believed[1])):
         facts = {GRID: replace(told, value=believed)}
         for name, value in (("grid", spec.grid), ("pos_prefix", spec.pos_prefix)):
@@ -334,30 +367,9 @@ def _tables(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[list[Finding], dic
 def _never_trained(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Finding]:
     """A finding where some blocks are as they were initialised; the first norm's gain decides whether more is read."""
     gain = tensors.get(f"blocks.{numbers[0]}.norm1.weight") if numbers else None
-    values = None if gain is None else _float(gain)
+    values = None if gain is None else floats(gain)
     if values is None or not values.size or not (values == values[0]).all():
         return []
     wanted = tuple(f"blocks.{i}." for i in numbers[:2])
-    return _fresh({name: t for name, t in tensors.items() if name.startswith(wanted) and ".adaln." not in name})
-
-
-def _fresh(tensors: Mapping[str, Lazy]) -> list[Finding]:
-    """Groups of tensors that never left their initial values: a model, a head or a modulation that was not trained."""
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for name, lazy in tensors.items():
-        if name.startswith("embed."):
-            continue
-        group = "AdaLN modulation" if ".adaln." in name else name.split(".")[0]
-        values = _float(lazy)
-        if values is not None:
-            groups.setdefault("the blocks" if group == "blocks" else group, {})[name] = values
-    findings = []
-    for group, arrays in groups.items():
-        verdict = evidence_tables.untrained(arrays)
-        if verdict.value:
-            names = (group,) if group[0].isupper() or " " in group else tuple(arrays)[:4]
-            cause = f"{group}: {verdict.text}"
-            findings.append(
-                Finding("untrained", names, cause, "if it was meant to be trained, the wrong thing was saved")
-            )
-    return findings
+    some = {name: t for name, t in tensors.items() if name.startswith(wanted) and ".adaln." not in name}
+    return fresh(survey(some).traces)

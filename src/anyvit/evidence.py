@@ -18,11 +18,14 @@ from anyvit.evidence_norms import (
     Norms,
     balance,
     bordered,
+    by_groups,
+    closely,
     column_squares,
     groups,
     ordered,
     row_squares,
     scores,
+    stays,
     together,
 )
 
@@ -155,12 +158,13 @@ def sample(depth: int, width: int, elements: int = 1 << 24) -> tuple[int, ...]:
     return tuple(dict.fromkeys(round(i * (depth - 1) / (count - 1)) for i in range(count)))
 
 
-def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) -> Verdict:
+def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None, *, both: bool = False) -> Verdict:
     """The number of heads that the channel norms show.
 
     Arguments:
         blocks: one or more attentions of one width; `sample` says which suffice.
         candidates: the numbers of (query) heads that may be named; None for all with at least 8 channels a head.
+        both: whether q and k must show them as well as v and out.
 
     Returns:
         a Verdict whose value is the number of heads, or None; one or two cannot be told from no evidence.
@@ -184,7 +188,7 @@ def heads(blocks: Sequence[Attention], candidates: Iterable[int] | None = None) 
     for parts, label in (((0, 1), ""), ((1,), " (v and out alone)")):
         tally = _tally([vote[part] for vote in votes for part in parts])
         size = max(sizes, key=lambda s: tally[s])
-        if label and _otherwise(size, [vote[0] for vote in votes]):
+        if label and (both or _otherwise(size, [vote[0] for vote in votes])):
             break
         if _convincing(size, tally, squares, votes, parts):
             return _say(size, tally, votes, parts, label, rows, candidates)
@@ -246,8 +250,20 @@ def _convincing(
         return False
     if _shared_by_blocks([pair[1] for pair in pairs], size):
         return False
+    if not _balanced(squares, size):
+        return False
     vectors = [pair[part] for pair in pairs for part in parts]
     return bordered(vectors, size) and held(vectors, size) >= HELD and not _halves(pairs, votes, parts, size)
+
+
+def _balanced(squares: Sequence[tuple[np.ndarray, ...]], size: int) -> bool:
+    """Whether v and out agree channel by channel, or closely from head to head; rows that were moved do neither."""
+    import numpy as np
+
+    found = [parts for s in squares if (parts := _shared(s, size))]
+    pairs = [(scores(np.log(v)), scores(np.log(out))) for _, _, v, out in found]
+    fine = sum(min(CAP, closely(v, out)) for v, out in pairs)
+    return fine >= MARGIN / 2 or sum(by_groups(v, out, size) for v, out in pairs) >= 2 * len(pairs)
 
 
 def _shared_by_blocks(vectors: Sequence[np.ndarray], size: int) -> bool:
@@ -264,9 +280,7 @@ def _shared_by_blocks(vectors: Sequence[np.ndarray], size: int) -> bool:
 
 def held(vectors: Sequence[np.ndarray], size: int) -> float:
     """Nats that vectors lose on average, each at most CAP, when the borders move by half a head."""
-    import numpy as np
-
-    lost = [groups(x, [size])[size] - groups(np.roll(x, size // 2), [size])[size] for x in vectors if x.any()]
+    lost = [stays(x, size) for x in vectors if x.any()]
     return sum(max(-CAP, min(CAP, nats)) for nats in lost) / max(1, len(lost))
 
 

@@ -13,8 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from anyvit.evidence import HELD, MARGIN, SMALLEST, Attention, Verdict, held, nothing
-from anyvit.evidence_norms import closely, column_squares, groups, ordered, row_squares, scores, together
+from anyvit.evidence import MARGIN, SMALLEST, Attention, Verdict, nothing
+from anyvit.evidence_norms import (
+    alike,
+    by_groups,
+    closely,
+    column_squares,
+    groups,
+    ordered,
+    row_squares,
+    scores,
+    stays,
+    together,
+    waves,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,14 +193,14 @@ def joint_layout(blocks: Sequence[Attention]) -> Verdict:
         blocks: attentions of one width whose q, k and v have as many rows each.
     """
     norms = [n for b in blocks if (n := separate(b, both=True))]
-    return _fused(norms, (), None)
+    return _fused(norms, (), None, named=True)
 
 
 Laid = tuple["np.ndarray", dict[str, "np.ndarray"]]
 """Normal scores of all rows of q, k and v, and log norms of out upright ("") and transposed ("out")."""
 
 
-def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int | None) -> Verdict:
+def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int | None, named: bool = False) -> Verdict:
     if not norms or len({(len(rows), len(found)) for rows, found in norms}) > 1:
         return nothing("no block has finite fused weights of one width without rows of zeros")
     width = len(norms[0][0]) // 3
@@ -202,7 +214,7 @@ def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int |
     own = [by_reading(b) for b in blocks]
     votes = sum(max(b, key=lambda key: b[key][0]) == top for b in own)
     ranking = {str(Reading(*key)): round(best[key][0] - best[top][0], 1) for key in order[:6]}
-    if lead < MARGIN or not lasting or 2 * votes < len(blocks) or not follows(norms, top, best[top][1]):
+    if lead < MARGIN or not lasting or 2 * votes < len(blocks) or not follows(norms, top, best[top][1], all_of=named):
         return nothing("no layout of q, k and v stands out", lead, len(blocks), ranking)
     size = best[top][1]
     k = _quiet_part(biases, top, size) if biases else None
@@ -213,14 +225,24 @@ def _fused(norms: Sequence[Laid], biases: Sequence[np.ndarray], num_heads: int |
     return Verdict(reading, lead, votes, len(blocks), text, ranking)
 
 
-def follows(norms: Sequence[Laid], top: Key, size: int, qk_norm: bool = False) -> bool:
-    """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows."""
-    own, plain, pairs = 0.0, 0.0, []
+def follows(norms: Sequence[Laid], top: Key, size: int, **how: bool) -> bool:
+    """Whether v and out are balanced under a reading, more than under the plain one, and no channel order shows.
+
+    Arguments:
+        norms: of each block.
+        top: the reading.
+        size: channels of its heads, 0 where it has none.
+        how: as `belongs` takes it.
+    """
+    own, plain, pairs, named = 0.0, 0.0, [], []
     for rows, outs in norms:
         parts = [scores(part) for part in arrange(rows, top[0], size)]
         v, out = parts[top[1]], scores(outs["".join(top[2])])
+        v_named, out_named = scores(arrange(rows, *PLAIN)[2]), scores(outs[""])
         own += min(LIMIT, together(v, out))
-        plain += min(LIMIT, together(scores(arrange(rows, *PLAIN)[2]), scores(outs[""])))
+        plain += min(LIMIT, together(v_named, out_named))
+        kept = size if top[0] == "h 3 d" else 0  # the last head lies in its place either way
+        named.append((v_named[: len(v) - kept], out_named[: len(v) - kept]))
         a, b = (parts[i] for i in range(3) if i != top[1])
         pairs.append(((v, out), (a, b)))
     vectors = [v + out for (v, out), _ in pairs]
@@ -228,26 +250,77 @@ def follows(norms: Sequence[Laid], top: Key, size: int, qk_norm: bool = False) -
         return False
     if top == NAMED:
         return own >= MARGIN
-    return own >= MARGIN and own - plain >= MARGIN / 2 and belongs(pairs, size, qk_norm)
+    return own >= MARGIN and own - plain >= MARGIN / 2 and belongs(pairs, named, **how)
 
 
 Pair = tuple["np.ndarray", "np.ndarray"]
 
+LEFT = 4.0
+"""Nats that channels may still agree where the names say they should, and one for each further block; pairs that do not
+belong together reach 3.9 and have 0.3 on average."""
 
-def belongs(pairs: Sequence[tuple[Pair, Pair]], size: int, qk_norm: bool) -> bool:
-    """Whether v and out, and q and k, belong together channel by channel, or at least share sharp heads.
+FIELDS = (0.15, 0.5)
+"""Mean correlation of the channels of different blocks from which they share a field: of v and out, where real weights
+stay below 0.04, and of q and k, where those of rotary models reach 0.16."""
 
-    Damage makes norms agree at the scale of heads, in drifts and in steps; a reading that contradicts the names must
-    show more. Most trained models balance channel by channel. Some distilled ones do so by heads alone, and then both
-    pairs must show the same heads, with borders that hold.
+AGREE = 3.0
+"""Nats a block by which the heads of two matrices must agree where channels do not; MiniLM has 3 to 9, false pairs 0."""
+
+SHARP = 40.0
+"""Nats that one vector of norms can at most lose when the borders of its heads are moved."""
+
+
+def belongs(
+    pairs: Sequence[tuple[Pair, Pair]],
+    named: Sequence[Pair],
+    *,
+    qk_norm: bool = False,
+    vo: int = 0,
+    all_of: bool = False,
+    by_heads: bool = True,
+) -> bool:
+    """Whether a reading that contradicts the names has more than norms that agree at the scale of heads.
+
+    Damage that two matrices share (a drift, a field, a step) makes them agree too. Most trained models balance channel by
+    channel: then both pairs must, and what the names say must not. Some distilled models balance by heads alone: then each
+    matrix must show the heads by itself, with borders that hold, and they must agree from head to head. In either case
+    neighbouring channels are independent, and the channels of different blocks know nothing of each other.
+
+    Arguments:
+        pairs: for each block the normal scores of v and out, and of q and k, as read; the pair in doubt comes first.
+        named: for each block the scores of the first pair as the names have it.
+        qk_norm: whether the second pair owes each other nothing.
+        vo: which of the two is v and out.
+        all_of: whether these are all blocks of a file: fewer than three must pass both ways.
+        by_heads: whether heads alone may tell easily; where the other blocks balance channel by channel, they must be twice
+            as sharp.
     """
+    blocks = max(1.0, len(pairs) / 3)
     for at in (0,) if qk_norm else (0, 1):
-        close = sum(min(LIMIT, closely(*pair[at])) for pair in pairs)
-        rise = sum(min(LIMIT, together(*pair[at])) for pair in pairs)
-        sharp = size and held([a + b for a, b in (pair[at] for pair in pairs)], size) >= 1.5 * HELD
-        if close < GLANCE * max(1.0, len(pairs) / 3) and not (sharp and 2 * rise >= LIMIT * len(pairs)):
+        found = [pair[at] for pair in pairs]
+        fine, sharp = _closeness(found) >= GLANCE * blocks, _sharp(found, 1 if by_heads else 2)
+        if not (fine or sharp) or (all_of and len(pairs) < 3 and not (fine and sharp)):
             return False
-    return True
+        sums = [a + b for a, b in found]
+        if alike(sums) > FIELDS[at != vo] or (at == vo and waves(sums)):
+            return False
+    return _closeness(named) <= LEFT + len(named) - 1
+
+
+def _closeness(pairs: Sequence[Pair]) -> float:
+    return sum(min(LIMIT, closely(*pair)) for pair in pairs)
+
+
+def _sharp(pairs: Sequence[Pair], times: float) -> bool:
+    """Whether both vectors of each pair show heads by themselves, and the same ones; of at least five heads."""
+    sizes = sizes_of(len(pairs[0][0]), None)[1:]
+    total = {size: sum(groups(x, [size])[size] for pair in pairs for x in pair) for size in sizes}
+    size = max(total, key=lambda s: total[s], default=0)
+    if not size or len(pairs[0][0]) < 5 * size:
+        return False
+    alone = min(sum(min(times * SHARP, stays(x, size)) for x in side) for side in zip(*pairs, strict=True))
+    agree = sum(by_groups(a, b, size) for a, b in pairs)
+    return alone >= 0.75 * times * SHARP * len(pairs) and agree >= AGREE * len(pairs)
 
 
 def _quiet_part(biases: Sequence[np.ndarray], top: Key, size: int) -> int | None:

@@ -161,19 +161,95 @@ def closely(a: np.ndarray, b: np.ndarray) -> float:
         >>> together(3 * shared + a, 3 * shared + b) > 50, closely(3 * shared + a, 3 * shared + b) < 5, closely(a, a + b) > 15
         (True, True, True)
     """
+    count = len(a) // RUN
+    r = max(0.0, min(correlation(_fine(a), _fine(b)), 0.9999)) if count else 0.0
+    return -count * (RUN - 2) / 2 * math.log1p(-r * r)
+
+
+def _fine(x: np.ndarray) -> np.ndarray:
+    """What is left of normal scores when the mean and slope of every run of RUN channels are taken off."""
     import numpy as np
 
-    count = len(a) // RUN
-    if not count:
-        return 0.0
     slope = np.linspace(-1, 1, RUN) / math.sqrt(float(np.square(np.linspace(-1, 1, RUN)).sum()))
+    runs = x[: len(x) // RUN * RUN].reshape(-1, RUN)
+    runs = runs - runs.mean(1, keepdims=True)
+    return (runs - (runs @ slope)[:, None] * slope).reshape(-1)
+
+
+@lru_cache(maxsize=1)
+def _expected_lag() -> float:
+    """Correlation of neighbours that taking off mean and slope leaves in independent values."""
+    import numpy as np
+
+    design = np.stack([np.ones(RUN), np.arange(RUN) - (RUN - 1) / 2], 1)
+    left = np.eye(RUN) - design @ np.linalg.inv(design.T @ design) @ design.T
+    return float(np.diag(left, 1).sum() / np.trace(left))
+
+
+def waves(vectors: Sequence[np.ndarray]) -> bool:
+    """Whether neighbouring channels go together within runs of 8, in several vectors together or in a single one.
+
+    Unlike `neighbours` this needs no head size. Fields, repeated channels and steps at any place show; channels of heads
+    without rotary positions are exchangeable and do not.
+    """
+    limit, z = STRANGE + 1, []
+    for x in vectors:
+        runs = _fine(x).reshape(-1, RUN)
+        total = float((runs * runs).sum())
+        lag = float((runs[:, 1:] * runs[:, :-1]).sum()) / total - _expected_lag() if total > 1e-12 else 0.0
+        z.append(max(-limit, min(limit, lag * math.sqrt(runs.size))))
+    return abs(sum(z)) > STRANGE * math.sqrt(max(1, len(z)))
+
+
+def variation(squares: np.ndarray) -> float:
+    """Standard deviation of log norms within runs of 8 channels, mean and slope of each run taken off; 0 where not finite."""
+    import numpy as np
+
+    return float(_fine(np.log(np.maximum(squares, 1e-30))).std()) if np.isfinite(squares).all() else 0.0
+
+
+def alike(vectors: Sequence[np.ndarray]) -> float:
+    """Mean correlation of several blocks, channel by channel; 0 for fewer than two.
+
+    Channel 5 of one block has nothing to do with channel 5 of the next, unless the channels are those of the residual
+    stream or all blocks were multiplied by one field.
+
+    Arguments:
+        vectors: normal scores of the channels of each block, (n,) each.
+    """
+    import numpy as np
+
+    fine = [f for x in vectors if (f := _fine(x)).any()]
+    if len(fine) < 2:
+        return 0.0
+    unit = np.stack([f / np.linalg.norm(f) for f in fine])
+    return float(np.square(unit.sum(0)).sum() - len(unit)) / (len(unit) * (len(unit) - 1))
+
+
+def by_groups(a: np.ndarray, b: np.ndarray, size: int) -> float:
+    """`together` of the means of groups, their slope taken off: few degrees of freedom, as few as there are groups."""
+    import numpy as np
+
+    count = len(a) // size
+    at = np.arange(count) - (count - 1) / 2
     left = []
     for x in (a, b):
-        runs = x[: count * RUN].reshape(count, RUN)
-        runs = runs - runs.mean(1, keepdims=True)
-        left.append((runs - (runs @ slope)[:, None] * slope).reshape(-1))
+        means = x.reshape(count, size).mean(1)
+        means = means - means.mean()
+        left.append(means - at * float(at @ means) / max(float(at @ at), 1e-12))
     r = max(0.0, min(correlation(*left), 0.9999))
-    return -count * (RUN - 2) / 2 * math.log1p(-r * r)
+    return -max(0, count - 3) / 2 * math.log1p(-r * r)
+
+
+def stays(x: np.ndarray, size: int) -> float:
+    """Nats by which groups explain x better than groups of the same size that begin half a group later.
+
+    Both leave out half a group at the ends, so that a drift, which jumps where the ends meet, gains nothing.
+    """
+    if len(x) // size < 3:
+        return 0.0
+    moved = groups(x[size // 2 : len(x) - size + size // 2], [size])[size]
+    return (groups(x[:-size], [size])[size] + groups(x[size:], [size])[size]) / 2 - moved
 
 
 def groups(x: np.ndarray, sizes: Iterable[int]) -> dict[int, float]:
@@ -237,6 +313,19 @@ def ordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     return abs(sum(z)) > STRANGE * math.sqrt(len(z))
 
 
+def drifting(trends: Sequence[float], count: int) -> bool:
+    """Whether the means of groups rise or fall along the channels, all the same way or each its own.
+
+    Arguments:
+        trends: for each vector the correlation of its groups' means with their places.
+        count: number of groups.
+    """
+    n, free = len(trends), count - 1
+    same = abs(sum(trends)) * math.sqrt(free / n)
+    each = (free * sum(r * r for r in trends) - n) / math.sqrt(2 * n)
+    return same > DRIFT or each > DRIFT
+
+
 def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     """Whether norms jump at most borders between heads, and nowhere inside a head as much.
 
@@ -248,7 +337,7 @@ def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
     """
     import numpy as np
 
-    half, jumps, steps, trend = size // 2, [], [], 0.0
+    half, jumps, steps, trends = size // 2, [], [], []
     for x in vectors:
         if not x.any():
             continue
@@ -258,8 +347,8 @@ def bordered(vectors: Sequence[np.ndarray], size: int) -> bool:
         # half heads side by side, in standard errors of their difference; alternately inside a head and at a border
         jumps.append(np.clip(np.diff(halves) / (error * math.sqrt(size / half)), -JUMP, JUMP))
         steps.append(np.abs(np.diff(rows.mean(1))) > 2 * error)
-        trend += float(np.corrcoef(rows.mean(1), np.arange(len(rows)))[0, 1])
-    if 2 * len(jumps) <= len(vectors) or abs(trend) * math.sqrt((len(vectors[0]) // size - 1) / len(jumps)) > DRIFT:
+        trends.append(float(np.corrcoef(rows.mean(1), np.arange(len(rows)))[0, 1]))
+    if 2 * len(jumps) <= len(vectors) or drifting(trends, len(vectors[0]) // size):
         return False
     signed, squared = np.array(jumps).sum(0), np.square(jumps).sum(0)
     inside, border = signed[::2] / math.sqrt(len(jumps)), np.sort(squared[1::2])

@@ -31,7 +31,7 @@ from anyvit.evidence_layout import (
     sizes_of,
     usable,
 )
-from anyvit.evidence_norms import Norms, column_squares, groups, row_squares, scores, together
+from anyvit.evidence_norms import Norms, closely, column_squares, groups, row_squares, scores, together, variation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def transposed(blocks: Sequence[Attention]) -> Verdict:
     square = [b for b in blocks if len({n for w in (b.q, b.k, b.v, b.out) for n in w.shape}) == 1]
     upright = heads(square) if square else None
     if square and not upright:
-        turned = heads([Attention(b.q.T, b.k.T, b.v.T, b.out.T) for b in square])
+        turned = heads([Attention(b.q.T, b.k.T, b.v.T, b.out.T) for b in square], both=True)
         if turned:
             reading = Reading("3 h d", 2, ("q", "k", "v", "out"))
             found = Deviation(f"all {len(square)} blocks", _say_turned(reading, 0), turned.nats, reading)
@@ -125,8 +125,8 @@ def _orders(block: Attention, num_heads: int | None) -> dict[Key, tuple[float, i
     return by_reading(read_all(*norms, sizes_of(len(norms[0]) // 3, num_heads))) if norms else {}
 
 
-def _in_order(blocks: Sequence[Attention], top: Key, size: int) -> bool:
-    return follows([n for b in blocks if (n := separate(b))], top, size)
+def _in_order(blocks: Sequence[Attention], top: Key, size: int, **how: bool) -> bool:
+    return follows([n for b in blocks if (n := separate(b))], top, size, **how)
 
 
 TURNS = ((), ("q",), ("k",), ("v",), ("out",), ("q", "k", "v"))
@@ -157,40 +157,31 @@ def _turns(block: Attention) -> dict[Key, tuple[float, int]]:
     return found
 
 
-def _lies(blocks: Sequence[Attention], top: Key, size: int) -> bool:
+def _lies(blocks: Sequence[Attention], top: Key, size: int, **how: bool) -> bool:
     """Whether v and out are balanced as they are read, and no heads show along what would be the residual stream."""
     against = own = 0.0
-    pairs = []
+    doubt, rest = (("v", "out"), ("q", "k")) if {"v", "out"} & set(top[2]) else (("q", "k"), ("v", "out"))
+    pairs, named = [], []
     for block in blocks:
         sides = {n: [row_squares(getattr(block, n)), column_squares(getattr(block, n))] for n in ("q", "k", "v", "out")}
         channels = {n: scores(x[(n == "out") != (n in top[2])]) for n, x in sides.items()}
-        pairs.append(((channels["v"], channels["out"]), (channels["q"], channels["k"])))
-        own += min(LIMIT, together(*pairs[-1][0]))
+        pairs.append(tuple((channels[a], channels[b]) for a, b in (doubt, rest)))
+        named.append(tuple(scores(sides[n][n == "out"]) for n in doubt))
+        own += min(LIMIT, together(channels["v"], channels["out"]))
         for name in top[2]:
             stream = scores(sides[name][(name == "out") == (name in top[2])])
             best = [max(groups(x, sizes_of(len(x), None)[1:]).values(), default=0.0) for x in (channels[name], stream)]
             against += max(-LIMIT, min(LIMIT, max(0.0, best[1]) - max(0.0, best[0])))
     if own < MARGIN / 2 or against >= MARGIN / 2 or not top[2]:
         return own >= MARGIN / 2 and not top[2]
-    turned = [p if {"v", "out"} & set(top[2]) else (p[1], p[0]) for p in pairs]
     both = len(top[2]) > 1
-    sums = [a + b for pair in turned for a, b in pair[: 1 + both]]
-    common = heads_size(sums)
-    return belongs(turned, common, qk_norm=not both)
-
-
-def heads_size(vectors: Sequence[np.ndarray]) -> int:
-    """Channels of the heads that vectors of norms show together; 0 where none stand out."""
-    sizes = sizes_of(len(vectors[0]), None)[1:]
-    total = {size: sum(min(LIMIT, groups(x, [size])[size]) for x in vectors) for size in sizes}
-    best = max(total, key=lambda size: total[size], default=0)
-    return best if best and total[best] >= MARGIN else 0
+    return belongs(pairs, named, qk_norm=not both, vo=doubt[0] != "v", **how)
 
 
 def _judge(
     blocks: Sequence[Attention],
     score: Callable[[Attention], dict[Key, tuple[float, int]]],
-    sound: Callable[[Sequence[Attention], Key, int], bool],
+    sound: Callable[..., bool],
     say: Callable[[Reading, int], str],
 ) -> Verdict:
     """The reading of the file as a whole, then each block that clearly differs from it."""
@@ -207,7 +198,7 @@ def _judge(
     shown = {str(Reading(*key)): round(pooled[key] - pooled[common], 1) for key in ranking[:6]}
     size = max(s[common] for s in scored if s)[1]
     width = len(blocks[0].q)
-    if lead < MARGIN or not lasting or 2 * votes < len(known) or not sound(blocks, common, size):
+    if lead < MARGIN or not lasting or 2 * votes < len(known) or not sound(blocks, common, size, all_of=True):
         return nothing("no reading of q, k, v and out stands out", lead, len(known), shown)
     found = []
     if common != NAMED:
@@ -215,15 +206,40 @@ def _judge(
         found.append(Deviation(f"all {len(known)} blocks", say(reading, 0), lead, reading))
     for index, (block, own) in enumerate(zip(blocks, scored, strict=True)):
         best = max(own, key=lambda key: own[key][0], default=common)
-        if best == common or len(known) < 2:
+        if best == common or len(known) < 3 or 4 * votes < 3 * (len(known) - 1):  # odd among blocks that are clear
             continue
         over = own[best][0] - max(nats for key, (nats, _) in own.items() if key != best)
-        if over >= MARGIN and sound([block], best, own[best][1]):
-            name, reading = block.name or f"blocks.{index}", _sized(best, own[best][1], width)
+        reading, others = _sized(best, own[best][1], width), [b for b in blocks if b is not block]
+        plausible = over >= MARGIN and sound([block], best, own[best][1], by_heads=_by_heads(others))
+        if plausible and not _multiplied(block, reading, others):
+            name = block.name or f"blocks.{index}"
             found.append(Deviation(name, say(reading, len(known) - 1), over, reading))
     rest = "" if votes == len(known) else ", the others cannot be told"
     text = "; ".join(map(str, found[:3])) or f"as named in {votes} of {len(known)} blocks{rest}"
     return Verdict(tuple(found), lead, votes, len(known), f"{text}, {lead:.0f} nats", shown)
+
+
+def _by_heads(blocks: Sequence[Attention]) -> bool:
+    """Whether v and out of most blocks agree by heads alone and not channel by channel."""
+    fine = sorted(closely(scores(row_squares(b.v)), scores(column_squares(b.out))) for b in blocks)
+    return fine[len(fine) // 2] < GLANCE
+
+
+LOUD = 1.5
+"""Times by which the channels that v and out share may vary more than any channels of the other blocks; real ones reach 1.1."""
+
+
+def _multiplied(block: Attention, reading: Reading, others: Sequence[Attention]) -> bool:
+    """Whether v and out, as they would be read, vary from channel to channel as nothing else in the file does.
+
+    So they do where one field was multiplied onto the rows of both.
+    """
+    straight = reread(block, reading)
+    most = max(variation(f(getattr(b, n))) for b in others for n in ("q", "k", "v", "out") for f in SIDES)
+    return min(variation(row_squares(straight.v)), variation(column_squares(straight.out))) > LOUD * most
+
+
+SIDES = (row_squares, column_squares)
 
 
 def _sized(key: Key, size: int, width: int) -> Reading:

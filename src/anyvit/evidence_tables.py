@@ -1,9 +1,9 @@
-"""What a position table, a gated MLP and untouched initial values say by themselves."""
+"""What a position table and a gated MLP say by themselves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from anyvit.evidence import MARGIN, Verdict, nothing
@@ -168,65 +168,3 @@ def gated(blocks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Verdic
         return nothing("neither half is clearly balanced with the way down", abs(total), len(leads), ranking)
     text = f"{value}: {votes} of {len(leads)} blocks, {abs(total):.0f} nats"
     return Verdict(value, abs(total), votes, len(leads), text, ranking)
-
-
-def untrained(tensors: Mapping[str, np.ndarray]) -> Verdict:
-    """Whether a set of weights never left its initial distribution.
-
-    Vectors (norm gains, biases) must all be constant: 0, 1 or one initial LayerScale value; where there are norms and all
-    are, biases of linears may be drawn. Matrices must have rows and
-    columns whose norms vary no more than those of independent entries do; training makes them vary many times more.
-
-    Arguments:
-        tensors: name → array, of one model or one block; 1-d arrays and those with more axes than two are told apart
-            by their shape, (out, …) read as (out, rest).
-
-    Returns:
-        a Verdict whose value is True, or None for no evidence (trained, too little to see, or initialised from
-        another distribution).
-
-    Example:
-        >>> import numpy as np
-        >>> rng = np.random.default_rng(0)
-        >>> fresh = {f"fc{i}.weight": rng.normal(0, 0.02, (64, 64)) for i in range(4)} | {"fc0.bias": np.zeros(64)}
-        >>> untrained(fresh).value
-        True
-    """
-    import numpy as np
-
-    flat = [(n, np.asarray(a, np.float32)) for n, a in tensors.items() if a.size]
-    vectors = [(n, a) for n, a in flat if a.ndim == 1 and len(a) > 1]
-    matrices = [(n, a.reshape(len(a), -1)) for n, a in flat if a.ndim >= 2]
-    matrices = [(n, a) for n, a in matrices if min(a.shape) >= 16 and not (a == a.flat[0]).all()]
-    still_norms = [n for n, a in vectors if "norm" in n and (a == a[0]).all()]
-    if len(still_norms) >= 2 and len(still_norms) == sum("norm" in n for n, _ in vectors):
-        vectors = [(n, a) for n, a in vectors if "norm" in n]  # torch draws biases of linears from a uniform
-    moved = [n for n, a in vectors if not (a == a[0]).all()]
-    spread = {n: _dispersion(a) for n, a in matrices}
-    # orthogonal starts vary less than independent entries; so do weights that training keeps normalised
-    uneven = [n for n, z in spread.items() if not (z < 5 if vectors else abs(z) < 5)]
-    of, still = len(vectors) + len(matrices), len(vectors) + len(matrices) - len(moved) - len(uneven)
-    shown = {n: round(z, 1) for n, z in sorted(spread.items(), key=lambda item: -abs(item[1]))[:10]}
-    if moved or uneven:
-        moves = f"{len(moved)} vectors and {len(uneven)} matrices of {of} left their initial values"
-        return nothing(moves, 0.0, of, shown)
-    if len(matrices) < 2:
-        return nothing("too few matrices to tell", 0.0, of, shown)
-    text = f"{len(vectors)} vectors are constant and {len(matrices)} matrices independent noise: never trained"
-    return Verdict(True, math.inf, still, of, text, shown)
-
-
-def _dispersion(a: np.ndarray) -> float:
-    """Standard errors by which the squared norms of rows or columns vary more than those of independent entries."""
-    import numpy as np
-
-    worst = 0.0
-    for axis in (0, 1):
-        square = np.square(a, dtype=np.float64)
-        expected = square.var() * a.shape[axis]
-        if not math.isfinite(expected) or expected <= 0:
-            return math.inf
-        count = a.shape[1 - axis]
-        z = (float(square.sum(axis).var(ddof=1)) / expected - 1) / math.sqrt(2 / (count - 1))
-        worst = z if abs(z) > abs(worst) else worst
-    return worst
