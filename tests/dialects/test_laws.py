@@ -38,7 +38,7 @@ def assert_clean(run: Run, names: Mapping[str, Lazy]) -> None:
 def assert_equal(found: Mapping[str, Lazy], expected: Mapping[str, Lazy]) -> None:
     assert set(found) == set(expected)
     for name, tensor in expected.items():
-        array = found[name].load()
+        array = found[name].read()
         assert found[name].shape == array.shape == tensor.shape, name
         assert found[name].dtype == array.dtype.name == tensor.dtype, name
         assert array.flags.c_contiguous, name
