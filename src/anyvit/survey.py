@@ -40,7 +40,7 @@ def floats(lazy: Lazy) -> np.ndarray | None:
     import numpy as np
 
     try:
-        return lazy.read().astype(np.float32)
+        return lazy.read().astype(np.float32, copy=False)
     except AnyvitError:
         return None
 
