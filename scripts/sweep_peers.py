@@ -258,7 +258,7 @@ def differences(peer: Peer, report: Report) -> dict[str, tuple[Any, Any]]:
 
 
 def verdict(peer: Peer, report: Report) -> str:
-    """One word for a report: right, refused, wrong, assumed (only eps or activation differ), false ok, missed."""
+    """One word for a report: right, refused, wrong, assumed (only eps or activation differ), false ok, undecided, missed."""
     if peer.truth is None:
         if report.ok:
             return "undecided" if peer.name.startswith(tuple(ALONE)) else "false ok"
