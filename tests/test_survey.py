@@ -33,7 +33,7 @@ def model(depth: int = 8, width: int = 96, seed: int = 3) -> Arrays:
 
 
 def said(tensors: Arrays) -> dict[str, anyvit.Finding]:
-    kinds = ("order", "duplicate", "rounded", "untrained", "swapped")
+    kinds = ("order", "repeated", "rounded", "untrained", "swapped")
     return {f.kind: f for f in anyvit.inspect(tensors, deep=True).findings if f.kind in kinds}
 
 
@@ -67,8 +67,8 @@ def test_blocks_in_another_order_are_named() -> None:
 
 def test_a_block_written_twice_is_named() -> None:
     found = said(moved(model(), [0, 1, 2, 3, 3, 5, 6, 7]))
-    assert found["duplicate"].names == ("blocks.3", "blocks.4") and "order" not in found
-    assert not said(moved(model(), [0] * 8)).get("duplicate"), "one block shared by all is on purpose"
+    assert found["repeated"].names == ("blocks.3", "blocks.4") and "order" not in found
+    assert not said(moved(model(), [0] * 8)).get("repeated"), "one block shared by all is on purpose"
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])

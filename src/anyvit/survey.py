@@ -146,7 +146,7 @@ def twice(found: Survey) -> list[Finding]:
         return []
     return [
         Finding(
-            "duplicate",
+            "repeated",
             tuple(f"blocks.{i}" for i in same),
             f"blocks {', '.join(map(str, same))} hold the same matrices, value for value",
             f"usual cause: one block was written in the place of another; {COMPARE}",
