@@ -138,6 +138,7 @@ def load_into(
     module: nn.Module,
     path: Source,
     *,
+    to: str | Dialect | None = None,
     weights: str | None = None,
     dialect: str | Dialect | None = None,
     heads: int | None = None,
@@ -160,12 +161,15 @@ def load_into(
     Arguments:
         module: the module to fill, in place.
         path: a file, a folder, or a mapping name → tensor.
+        to: the dialect of the module's names; None to recognise it. `draft` makes one for names of your own.
         init: how new heads start: None leaves them as the module made them, "zeros" sets them to zero.
 
     Returns:
         The account of every tensor of the file and of the module.
 
     Raises:
+        BadArgument: `module` is no module.
+        NotAViT: the module's names, or the file's, fit no known layout.
         Incomplete: a backbone tensor of the module would stay unfilled; nothing is changed then.
         Unsayable: the file holds what the module has no place for.
     """
@@ -174,10 +178,12 @@ def load_into(
     require_torch("to fill a module")
     from anyvit.adapt import Wanted
     from anyvit.into import fill
+    from anyvit.target import recognise_module
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token)
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True), check)
-    return fill(module, found, wanted, init=init, check=check)
+    target = recognise_module(module, to)
+    ask = Ask(weights, dialect, heads, grid, values=True, beside=target.spec.grid)
+    return fill(target, _understood(path, ask, check), wanted, init=init, check=check)
 
 
 def convert(

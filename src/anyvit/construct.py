@@ -13,6 +13,7 @@ from anyvit.configs import hf, hf_types, timm, timm_args, timm_forms
 from anyvit.errors import AnyvitError, BadArgument, Unsayable, needs
 from anyvit.reading import Ask
 from anyvit.rules import Dialect
+from anyvit.target import recognise_module
 from anyvit.torch_io import float_type, require_torch, usable
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def build(
     assert found.spec is not None
     state = adapt.adapt(found.tensors, found.spec, wanted)
     module = makers[library](name, state)
-    report = into.fill(module, found, wanted, device=place)
+    report = into.fill(recognise_module(module), found, wanted, device=place)
     module = module.to(device=place, dtype=dtype)
     object.__setattr__(module, "anyvit_report", report)
     return module.eval()

@@ -46,6 +46,8 @@ class Ask:
         heads: the head count.
         grid: rows and columns of the stored position table, in tokens.
         values: whether a position table may be read where its shape leaves the grid open.
+        beside: rows and columns of the position table that the file's is to fill; they are believed where the file's
+            own shapes and values leave the grid open.
     """
 
     weights: str | None = None
@@ -53,6 +55,7 @@ class Ask:
     heads: int | None = None
     grid: tuple[int, int] | None = None
     values: bool = False
+    beside: tuple[int, int] | None = None
 
 
 class Constructors(Mapping[str, str]):
@@ -165,7 +168,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
-    run, more = translate(tensors, match, facts, ask.values)
+    run, more = translate(tensors, match, facts, ask.values, ask.beside)
     run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
     findings = [*choice.findings, *more, *changes, *notes, *noted.absent(checkpoint, match)]

@@ -120,13 +120,18 @@ def _foreign(name: str, module: nn.Module) -> Side:
 
 
 def library(module: nn.Module) -> str:
-    """The package that a module's class comes from.
+    """The package that a module's class, or the one that it derives from, comes from.
 
     Example:
         >>> library(nn.Linear(1, 1))
         'torch'
     """
-    return type(module).__module__.partition(".")[0]
+    packages = [cls.__module__.partition(".")[0] for cls in type(module).__mro__]
+    return next((package for package in packages if package in PACKAGES), packages[0])
+
+
+PACKAGES = ("anyvit", "timm", "transformers", "open_clip")
+"""Packages whose modules we know how to build."""
 
 
 def named_parts(module: nn.Module) -> dict[str, nn.Module]:
