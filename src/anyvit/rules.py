@@ -69,6 +69,9 @@ class Rule:
 
 R = Rule
 
+CHECK = "check: "
+"""What the `why` of a row begins with that rests on a convention nobody has checked; a file read by it says so."""
+
 
 @dataclass(frozen=True)
 class Dialect:
