@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from anyvit import foreign
+from anyvit import discover_blocks, discover_parts, foreign
+from anyvit.conform import SPELT
 from anyvit.dtypes import is_floating
 from anyvit.lazy import Lazy
 from anyvit.recognise import Match
@@ -122,13 +123,13 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     ):
         if finding := test(tensors):
             return [finding]
-    shown = fold(names)[:8]
     cause = f"no known Vision Transformer layout fits these {len(names)} tensors"
-    return [
-        Finding(
-            "not a ViT", shown, cause, "if it is a ViT of your own, give its names: anyvit.load(…, dialect=…)", True
-        )
-    ]
+    stack = discover_parts.find_stack({name: tensor.shape for name, tensor in tensors.items()})
+    found = discover_blocks.roles(discover_parts.parts(stack.tails), stack.width) if stack else {}
+    if stack is None or not {"qkv", "q"} & set(found):
+        return [Finding("not a ViT", fold(names)[:8], cause, None, True)]
+    cause += f"; {stack.head}0 to {stack.depth - 1} look like transformer blocks in spellings of their own"
+    return [Finding("not a ViT", fold(names)[:8], cause, SPELT, True)]
 
 
 def placeholders(tensors: Mapping[str, Lazy]) -> Finding | None:

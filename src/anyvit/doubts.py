@@ -9,7 +9,7 @@ from anyvit import canon, conform, diagnose, foreign
 from anyvit.lazy import Lazy
 from anyvit.recognise import Match
 from anyvit.report import Finding, fold
-from anyvit.rules import Fault, Run, parent
+from anyvit.rules import CHECK, Fault, Run, parent
 from anyvit.spec import Fact, Spec
 from anyvit.translate import CLASS_TOKENS, is_table
 
@@ -117,7 +117,7 @@ def _left_over(match: Match, run: Run) -> list[Finding]:
         if names:
             cause = f"{len(names)} tensors {where} the blocks are not explained by {match.dialect.name}"
             cause += "; they may change the function"
-            findings.append(Finding("unexplained", fold(names), cause, "anyvit dialects lists what is known", True))
+            findings.append(Finding("unexplained", fold(names), cause, conform.SPELT, True))
     rest = [n for n in match.unexplained if n not in {*inside, *before} and n not in hidden]
     if rest:
         findings.append(
@@ -171,11 +171,20 @@ def assumed(
     return [*_guesses(spec, facts, run), *_absent(spec, insisted, facts, run, match), *_unusual(spec, canonical)]
 
 
+REMEDIES = {
+    "num_heads": "heads=…", "eps": 'facts={"eps": …}', "act": 'facts={"act": …}', "block_norm": 'facts={"block_norm": …}',
+}  # fmt: skip
+"""Fact → the argument that insists on another value."""
+
+
 def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
     findings = []
     if "t" in run.sizes and "num_cls" not in facts and any("token.token" in n for n in run.used):
         cause = f"one tensor holds class tokens and registers; the first {CLASS_TOKENS} are taken for class tokens"
         findings.append(Finding("assumed", ("num_cls",), cause))
+    for why in dict.fromkeys(rule.why for rule in run.used.values() if rule.why.startswith(CHECK)):
+        names = fold(name for name, rule in run.used.items() if rule.why == why)
+        findings.append(Finding("assumed", names, why.removeprefix(CHECK)))
     doubtful = [("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation"), ("in_chans", "channels")]
     if spec.block_norm != "pre":
         doubtful.append(("block_norm", "norms inside the blocks stand after each branch:"))
@@ -184,7 +193,7 @@ def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
     for name, what in doubtful:
         fact = spec.facts.get(name)
         if fact is not None and fact.how == "assumed":
-            remedy = "heads=…" if name == "num_heads" else None
+            remedy = REMEDIES.get(name)
             findings.append(Finding("assumed", (name,), f"{what} {fact.value}: {fact.source}", remedy))
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"

@@ -101,7 +101,7 @@ def _unknown(module: nn.Module, broken: list[Finding], there: tuple[str, ...]) -
     return NotAViT(
         f"the names of the module {type(module).__name__} fit no known layout" + (f": {causes}" if causes else ""),
         names=names or there[:6],
-        remedy="anyvit.load_into(module, …, to=anyvit.draft(module)), once you have read what the draft says",
+        remedy='anyvit.load_into(module, …, to="draft") reads names that are spelt otherwise by words and shapes',
     )
 
 
@@ -142,6 +142,10 @@ FIELDS = {
 """Spec fields that names and shapes tell, in words."""
 
 
+BIASED = {True: "all three", "qv": "q and v", False: "none"}
+"""Which of q, k and v have biases, in words."""
+
+
 def differences(spec: Spec, goal: Spec) -> list[str]:
     """In what two architectures differ, in words.
 
@@ -154,6 +158,8 @@ def differences(spec: Spec, goal: Spec) -> list[str]:
         mine, theirs = getattr(spec, name), getattr(goal, name)
         if name == "ffn":
             mine, theirs = ("plain" if kind == "mlp" else "gated" for kind in (mine, theirs))
+        if name == "qkv_bias":
+            mine, theirs = (BIASED.get(kind, kind) for kind in (mine, theirs))
         if mine != theirs:
             out.append(f"{words}: {mine} in the file, {theirs} in the module")
     return out
