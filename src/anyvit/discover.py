@@ -37,7 +37,7 @@ def draft(tensors: Mapping[str, Lazy], name: str = "draft") -> Dialect:
     rules = [*_outside(around, stack.home, stack.width), *discover_blocks.rules(stack)]
     shared = _shared([rule.theirs for rule in rules])
     rules = tuple(Rule(rule.theirs[len(shared) :], rule.ours, rule.axes, rule.why) for rule in rules)
-    sizes = {"c": 3} if any("h w c)" in (rule.axes or "") for rule in rules) else {}
+    sizes = {"c": 3} if any("p1 p2 c)" in (rule.axes or "") for rule in rules) else {}
     return Dialect(name, rules, SOURCE, "a draft: read its rows before you trust it", sizes=sizes)
 
 
@@ -81,7 +81,7 @@ def _patch(part: Part, width: int) -> Iterator[Rule]:
         axes = "h w i o -> o i h w"
     elif len(shape) == 2 and part.has(r"\w*patch\w*") and _makes_patches(shape, width):
         why = f"{CHECK}a patch is taken to be rows of pixels of three channels each"
-        axes = "(h w c) o -> o c h w" if part.main == "kernel" else "o (h w c) -> o c h w"
+        axes = "(p1 p2 c) o -> o c p1 p2" if part.main == "kernel" else "o (p1 p2 c) -> o c p1 p2"
     elif len(shape) != 4 or shape[0] != width or min(shape[2:]) < 2:
         return
     yield Rule(part.path + part.main, "embed.patch.weight", axes, why)

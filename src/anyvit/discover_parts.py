@@ -92,7 +92,7 @@ def says(name: str, pattern: str) -> bool:
         >>> says("blocks.0.to_q.weight", "q"), says("blocks.0.query.weight", "q")
         (True, False)
     """
-    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
+    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return re.search(rf"(?:^|[._/])(?:{pattern})(?=[._/]|$)", text) is not None
 
 

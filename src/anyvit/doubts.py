@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isqrt
 
 from anyvit import canon, conform, diagnose, foreign
@@ -54,9 +55,11 @@ def problems(
     told = "ffn" in facts and facts["ffn"].value == "parallel_scaling"
     findings = _misread(match, run, canonical, source, told or match.dialect.lineage == "anyvit")
     signs = diagnose.signs(match.unexplained)
+    findings = [*signs, *findings, *_left_over(match, run)]
+    if match.dialect.name == DRAFT:
+        findings = [replace(f, remedy=MEND) if f.remedy == conform.SPELT else f for f in findings]
     backbone = {n: t for n, t in canonical.items() if canon.is_backbone(n)}
-    types = [*diagnose.element_types(backbone), *([] if signs else diagnose.short_floats(backbone))]
-    return [*signs, *findings, *_left_over(match, run), *types]
+    return findings + [*diagnose.element_types(backbone), *([] if signs else diagnose.short_floats(backbone))]
 
 
 def _misread(
@@ -106,6 +109,11 @@ def _spare_row(fault: Fault, source: Mapping[str, Lazy]) -> str:
         return ""
     side = isqrt(shape[1] - 1)
     return f"; {shape[1]} rows are {side} × {side} and one for a class token, which is not there"
+
+
+DRAFT = "draft"
+"""The name of a dialect that was drafted from names and shapes."""
+MEND = 'name them yourself: anyvit draft FILE --out mine.json, mend its rows, dialect="mine.json"'
 
 
 def _left_over(match: Match, run: Run) -> list[Finding]:

@@ -50,6 +50,11 @@ class Match:
     hits: Mapping[str, Hit[Rule]] = field(default_factory=dict, repr=False, compare=False)
     near: tuple[Match, ...] = field(default=(), repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        behind = f" behind {self.prefix!r}" if self.prefix else ""
+        rest = f"{len(self.unexplained)} unexplained, {len(self.outside)} outside"
+        return f"<match {self.dialect.name}{behind}: {len(self.explained)} tensors explained, {rest}>"
+
     @property
     def score(self) -> int:
         """Explained less unexplained."""

@@ -107,6 +107,14 @@ class Dialect:
     chunked: bool = False
     requires: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        from anyvit.show import of_dialect
+
+        return of_dialect(self)
+
+    def __repr__(self) -> str:
+        return f"<dialect {self.name}: {len(self.rules)} rules>"
+
     @cached_property
     def reading(self) -> tuple[Index[Rule], Index[Rule]]:
         """The rules by their names: those inside the tower, those beside it."""
