@@ -44,7 +44,8 @@ def reading(to: argparse.ArgumentParser) -> None:
     add = to.add_argument_group("changes on purpose").add_argument
     add("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures; the position table is resized")
     add("--patch-size", type=size, metavar="P[,Q]", help="pixels of a patch; the patch kernel is resized")
-    add("--resample", metavar="NAME", default="source", help="the recipe for position tables and kernels")
+    add("--resample", type=resample, metavar="NAME", default="source",
+        help="the recipe for position tables and kernels, or its parameters: mode=bicubic,antialias=yes")  # fmt: skip
     add("--in-chans", type=channels, metavar="C[:HOW]",
         help="channels of the pictures: 4, 13:mean, 13:zero, or the source channel of each, as in 4:2,1,0,-")  # fmt: skip
     either = to.add_mutually_exclusive_group().add_argument
@@ -105,7 +106,9 @@ OPTIONS = (*ASKED, "to", "dtype", "device", "chunks", "shard_size", "durable")
 
 def _option(name: str, value: str) -> str:
     if value[0] == "{":
-        value = re.sub(r"\s*:\s*", "=", re.sub(r"[\"'{} ]", "", value))
+        value = (
+            re.sub(r"\s*:\s*", "=", re.sub(r"[\"'{} ]", "", value)).replace("=True", "=yes").replace("=False", "=no")
+        )
     elif value[0] == "(":
         value = re.sub(r"[() ]", "", value)
     elif value[0] in "\"'":
@@ -137,6 +140,16 @@ def pair(text: str) -> tuple[int, int]:
     if isinstance(numbers, int):
         raise ValueError(text)
     return numbers
+
+
+def resample(text: str) -> str | dict[str, Any]:
+    """A recipe's name, or its parameters.
+
+    Example:
+        >>> resample("dinov2"), resample("mode=bilinear,antialias=yes")
+        ('dinov2', {'mode': 'bilinear', 'antialias': True})
+    """
+    return facts(text) if "=" in text else text
 
 
 def facts(text: str) -> dict[str, Any]:

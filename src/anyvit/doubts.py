@@ -205,7 +205,9 @@ def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
             findings.append(Finding("assumed", (name,), f"{what} {fact.value}: {fact.source}", remedy))
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
-        findings.append(Finding("shape", (), cause, "heads=…", True))
+        fitting = [n for n in range(1, spec.embed_dim + 1) if spec.embed_dim % n == 0]
+        near = min(fitting, key=lambda n: abs(n - spec.num_heads))
+        findings.append(Finding("shape", (), cause, f"heads={near} would", True))
     return findings
 
 
@@ -216,7 +218,7 @@ def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, mat
         cause = (
             "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
         )
-        remedy = "get the whole file; dialect=… says that it is meant so"
+        remedy = f'get the whole file; dialect="{match.dialect.name}" says that it is meant so'
         spelt = [spell(one, "embed.pos") for one in (match, *match.rivals)]
         name = next((name for name in spelt if name != "embed.pos"), "embed.pos")
         findings.append(Finding("missing", (name,), cause, remedy, not insisted))
@@ -240,7 +242,7 @@ def _unnormed(spec: Spec, insisted: bool, facts: Mapping[str, Fact]) -> list[Fin
     cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
     if not spec.num_cls:
         cause += ", or like an encoder that rotates positions too and is normed elsewhere (Qwen3-VL)"
-    remedy = "open the folder with all shards; dialect=… says that it is meant so"
+    remedy = f'open the folder with all shards; dialect="{spec.dialect}" says that it is meant so'
     if spec.num_classes:
         cause, remedy = "there is no final norm before the head", "the file was cut or edited; get it whole"
     return [Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, not insisted)]

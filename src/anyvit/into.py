@@ -176,6 +176,7 @@ def _report(source: Reading, target: Target, plan: Plan, findings: list[Finding]
     filled = {n: t for n, t in target.tensors.items() if set(t.origin) & set(plan.values)}
     return replace(
         report,
+        target=f"the module {type(target.module).__name__}",
         spec=plan.spec,
         trails=tuple(trails),
         fates=fates,

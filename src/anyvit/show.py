@@ -60,7 +60,7 @@ def text(report: Report, style: Style = PLAIN) -> str:
         parts.append(_facts(report.spec, style))
     parts.append(_record(report.provenance, style))
     parts.append(findings(report, style))
-    if report.ok:
+    if report.ok and not report.target:
         parts.append(_constructors(report, style))
     return "\n\n".join(part for part in parts if part)
 
@@ -86,6 +86,10 @@ def _head(report: Report, style: Style) -> str:
     fates = Counter(report.fates.values())
     became = ": " + ", ".join(f"{n} {fate}" for fate, n in fates.most_common()) if set(fates) - {"carried"} else ""
     rows.append(("file", f"{report.container}, {count} tensors of {number(size)} numbers{became}"))
+    if report.target:
+        fates = Counter(trail.fate for trail in report.trails)
+        told = ", ".join(f"{n} {fate}" for fate, n in fates.most_common())
+        rows.append(("into", f"{report.target}, {len(report.trails)} tensors: {told}"))
     if report.weight_sets:
         rows.append(("also", "weight sets " + listing([f'"{p}"' for p in report.weight_sets], 3 * style.width)))
     lines = [f"{mark} {style.strong(report.path or 'a mapping')}"]
