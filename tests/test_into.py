@@ -17,6 +17,7 @@ import anyvit  # noqa: E402
 from anyvit import containers, into  # noqa: E402
 from anyvit.api import load, load_into  # noqa: E402
 from anyvit.errors import BadArgument, Incomplete, NotAViT, Unsayable  # noqa: E402
+from anyvit.lazy import from_array  # noqa: E402
 from anyvit.spec import Spec  # noqa: E402
 from anyvit.target import differences  # noqa: E402
 from anyvit.torch_io import fill_from  # noqa: E402
