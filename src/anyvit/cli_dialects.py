@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +79,8 @@ def draft(args: argparse.Namespace) -> Answer:
         from anyvit.show import findings, of_dialect
 
         how = style()
-        name = args.out or "draft"
-        ends = (
-            f"→ anyvit load {args.file} --dialect {name}"
-            if report.ok
-            else "→ --out mine.json, mend it, --dialect mine.json"
-        )
+        load = f"→ anyvit load {shlex.quote(args.file)} --dialect {shlex.quote(args.out or 'draft')}"
+        ends = load if report.ok else "→ --out mine.json, mend its rows, --dialect mine.json"
         return "\n\n".join(filter(None, [of_dialect(made, how), findings(report, how), ends]))
 
     return report.ok, text, {"ok": report.ok, **table, "findings": said}

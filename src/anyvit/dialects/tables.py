@@ -21,9 +21,14 @@ def described(dialect: Dialect) -> dict[str, Any]:
         >>> described(Dialect("mine", (Rule("ln.{p}", "norm.{p}"),)))["rules"]
         [{'theirs': 'ln.{p}', 'ours': 'norm.{p}', 'axes': None, 'why': ''}]
     """
-    rules = [{"theirs": r.theirs, "ours": r.ours, "axes": r.axes, "why": r.why} for r in dialect.rules]
     texts = {name: getattr(dialect, name) for name in TEXTS}
-    return {**texts, "sizes": dict(dialect.sizes), "rules": rules}
+    more = {"sizes": dict(dialect.sizes), "anchors": list(dialect.anchors), "requires": list(dialect.requires)}
+    return {**texts, **more, "chunked": dialect.chunked, "rules": [_row(rule) for rule in dialect.rules]}
+
+
+def _row(rule: Rule) -> dict[str, Any]:
+    row = {"theirs": rule.theirs, "ours": rule.ours, "axes": rule.axes, "why": rule.why}
+    return {**row, "reads_only": True} if rule.reads_only else row
 
 
 def built(table: Any, path: str = "the table") -> Dialect:
@@ -40,16 +45,22 @@ def built(table: Any, path: str = "the table") -> Dialect:
 
     remedy = "anyvit dialects timm --json shows a table of the form that is read"
     try:
-        rules = tuple(Rule(r["theirs"], r["ours"], r.get("axes"), r.get("why") or "") for r in table["rules"])
-        texts = {name: str(table[name]) for name in TEXTS if table.get(name)}
-        sizes = {str(letter): int(size) for letter, size in (table.get("sizes") or {}).items()}
+        rules = tuple(_rule(row) for row in table["rules"])
+        more: dict[str, Any] = {name: str(table[name]) for name in TEXTS if table.get(name)}
+        more["sizes"] = {str(letter): int(size) for letter, size in (table.get("sizes") or {}).items()}
+        more |= {name: tuple(map(str, table.get(name) or ())) for name in ("anchors", "requires")}
+        more["chunked"] = bool(table.get("chunked"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"{type(error).__name__}: {error}"
         raise BadArgument(f"{path} holds no table of a dialect", found=found, remedy=remedy) from error
-    dialect = Dialect(rules=rules, **{"name": "mine", "source": path, "title": path, **texts}, sizes=sizes)  # type: ignore[arg-type]
+    dialect = Dialect(rules=rules, **{"name": "mine", "source": path, "title": path, **more})
     if faults := laws.check(dialect):
         raise BadArgument(f"the table in {path} breaks the laws of dialects", names=faults, remedy=remedy)
     return dialect
+
+
+def _rule(row: Mapping[str, Any]) -> Rule:
+    return Rule(row["theirs"], row["ours"], row.get("axes"), row.get("why") or "", bool(row.get("reads_only")))
 
 
 def read(path: str | Path) -> Dialect:
