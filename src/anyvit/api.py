@@ -42,6 +42,12 @@ def inspect(
     Raises:
         FileError: the file cannot be read at all.
         BadArgument: no weight set bears that name, or the file is not written in that dialect.
+
+    Example:
+        >>> from anyvit.demo import CHECKPOINT  # a DINOv2 that was trained on digits
+        >>> report = inspect(CHECKPOINT)
+        >>> report.match.dialect.name, report.match.prefix, report.spec.depth, report.spec.facts["depth"].source
+        ('dinov2-chunked', 'teacher.backbone.', 4, 'blocks 0 to 3')
     """
     found = understand(_opened(path), Ask(weights, dialect, values=deep))
     if deep:
@@ -97,12 +103,21 @@ def load(
         resample: "source", a recipe's name, or its parameters.
         device: where to put the model.
         dtype: the type to compute in, or its name; None is float32 whatever the file stores.
-        check: "now", "beside" or "off".
+        check: when the bytes are looked at for damage: "now", "beside" (while the model is in use already; its first
+            forward pass waits for the verdict) or "off"; None is "now" up to 16 MB, "beside" above.
 
     Raises:
         FileError: the file cannot be read.
         NotAViT: it is no Vision Transformer; the message says what it is.
         Incomplete: a tensor is missing, unexplained or does not fit.
+        Ambiguous: the file leaves a question open that changes the function; the message says which argument answers.
+        BadArgument: an argument cannot be.
+
+    Example:
+        >>> from anyvit.demo import CHECKPOINT
+        >>> import torch
+        >>> load(CHECKPOINT)(torch.zeros(1, 3, 16, 16)).cls.shape
+        torch.Size([1, 128])
     """
     given = locals()
     return _loaded(path, _ask(given), _wanted(given), device, dtype, check)
@@ -165,7 +180,11 @@ def load_into(
     Arguments:
         module: the module to fill, in place.
         path: a file, a folder, or a mapping name → tensor.
-        to: the dialect of the module's names; None to recognise it. `draft` makes one for names of your own.
+        to: the dialect of the module's names; None to recognise it. "draft", or what `draft` makes, reads names of
+            your own.
+        weights, dialect, heads, grid, facts, resample, check: what is said of the file, as for `load`.
+        condition, image_size, patch_size, in_chans, num_classes, registers, cls_token: changes on purpose, as for
+            `load`, beside those that the module's shapes ask for.
         init: how new heads start: None leaves them as the module made them, "zeros" sets them to zero.
 
     Returns:
@@ -176,6 +195,14 @@ def load_into(
         NotAViT: the module's names, or the file's, fit no known layout.
         Incomplete: a backbone tensor of the module would stay unfilled; nothing is changed then.
         Unsayable: the file holds what the module has no place for.
+
+    Example:
+        >>> import torch
+        >>> from anyvit.demo import CHECKPOINT
+        >>> module = load(CHECKPOINT)
+        >>> _ = torch.nn.init.zeros_(module.blocks[0].attn.qkv.weight)
+        >>> load_into(module, CHECKPOINT).fates["teacher.backbone.blocks.0.0.attn.qkv.weight"]
+        'carried'
     """
     given = locals()
     from anyvit.torch_io import require_torch
@@ -221,7 +248,8 @@ def convert(
         path: a file, a folder, or a mapping name → tensor.
         out: a file (the suffix names the container: .safetensors, .npz, .pth) or, without suffix, a folder.
         to: the name of the target's dialect.
-        dialect, facts, …: as for `load`.
+        image_size, patch_size, in_chans, num_classes, registers, cls_token, layer_scale, fuse_norms, condition,
+            weights, dialect, heads, grid, facts, resample, check: as for `load`.
         dtype: element type to store ("float16", "bfloat16", …, or torch's); None keeps the file's.
         shard_size: bytes per shard of a folder.
         chunks: block chunks, for `to="dinov2-chunked"`.
@@ -230,6 +258,13 @@ def convert(
     Raises:
         Unsayable: the target has no words for something the function needs.
         FileError: the file cannot be read, or the target cannot be written; nothing half-written stays.
+
+    Example:
+        >>> from anyvit.demo import CHECKPOINT
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     convert(CHECKPOINT, f"{folder}/digits", "hf-dinov2").ok, sorted(p.name for p in Path(folder, "digits").iterdir())
+        (True, ['config.json', 'model.safetensors', 'preprocessor_config.json'])
     """
     given = locals()
     from anyvit.export import write_out
