@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyvit import containers
+from anyvit.dtypes import is_floating
 from anyvit.errors import BadArgument, NotAViT
-from anyvit.lazy import Checkpoint, Lazy, astype
+from anyvit.lazy import Checkpoint, Lazy, astype, precise
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Report, Trail
 from anyvit.rules import Dialect
@@ -365,8 +366,8 @@ def _understood(path: Source, ask: Ask, check: str | None, strict: bool = True) 
 
 
 def _wide(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """16-bit tensors in float32, as the model holds them, so that what adaptations compute is not rounded to 16 bits."""
-    return {n: astype(t, "float32") if t.dtype in ("float16", "bfloat16") else t for n, t in tensors.items()}
+    """Tensors in the type that adaptations compute in, so that what they make is not rounded to the file's."""
+    return {n: astype(t, precise(t.dtype)) if is_floating(t.dtype) else t for n, t in tensors.items()}
 
 
 def _adapted(found: Reading, wanted: Wanted) -> Adapted:

@@ -158,15 +158,9 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     found = matches(tensors, known)
     if not found:
         found = _blocks_only(tensors, known)
-    if not found and any(note.kind == "absent" for note in checkpoint.notes):
-        return Reading(
-            checkpoint, findings=(*noted.absent(checkpoint, None), *notes), fates=dict.fromkeys(tensors, "outside")
-        )
     if not found:
-        _refuse_dialect(ask.dialect, tensors)
-        findings = noted.unknown(tensors, checkpoint, notes)
-        return Reading(
-            checkpoint, findings=findings, fates=made.spread({**dict.fromkeys(tensors, "unexplained"), **empty})
+        return _not_recognised(
+            checkpoint, ask, tensors, {**made.spread(dict.fromkeys(tensors, "unexplained")), **empty}, notes
         )
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
@@ -201,6 +195,21 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         findings.append(Finding("folded", fold(made.sources), cause))
     fates = made.spread({**_fates(tensors, match, run), **empty})
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
+
+
+def _not_recognised(
+    checkpoint: Checkpoint, ask: Ask, tensors: Mapping[str, Lazy], fates: Mapping[str, str], notes: list[Finding]
+) -> Reading:
+    """The account of a file in which no dialect finds a tower.
+
+    Raises:
+        BadArgument: the caller named a dialect, and the file is written in another.
+    """
+    if any(note.kind == "absent" for note in checkpoint.notes):
+        findings = (*noted.absent(checkpoint, None), *notes)
+        return Reading(checkpoint, findings=findings, fates=dict.fromkeys(tensors, "outside"))
+    _refuse_dialect(ask.dialect, tensors)
+    return Reading(checkpoint, findings=noted.unknown(tensors, checkpoint, notes), fates=fates)
 
 
 def _dialects(asked: str | Dialect | None, tensors: Mapping[str, Lazy]) -> Sequence[Dialect]:

@@ -112,15 +112,7 @@ def _prefix_rows(
         cause = f"the position table is read as {seen[0][1]} × {seen[0][2]}: {seen[1]}"
         return seen[0][0], [Finding("assumed", (name,), cause, f"grid=({seen[0][2]}, {seen[0][1]}) is its mirror")]
     if not square:
-        left = rows - options[0]
-        shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
-        cause = (
-            f"the grid of the position table cannot be told: {rows} rows, {left} without {options[0]} prefix rows, "
-            "is no square"
-        )
-        if not cls and isqrt(rows - 1) ** 2 == rows - 1:
-            cause += f"; a row for a class token would leave {isqrt(rows - 1)} × {isqrt(rows - 1)}, but there is no class token"
-        return None, [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)]
+        return None, [_open_grid(name, rows, options[0], cls)]
     count = square[0]
     findings = []
     side = isqrt(rows - count)
@@ -129,6 +121,19 @@ def _prefix_rows(
         cause = f"the position table is read as {side} × {side} without a row for cls; it could also be {other}"
         findings.append(Finding("assumed", (name,), cause, f"grid=({side - 1}, {side + 1})"))
     return count, findings
+
+
+def _open_grid(name: str, rows: int, prefix: int, cls: int) -> Finding:
+    """What to ask where no count of prefix rows leaves a square."""
+    left = rows - prefix
+    shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
+    cause = (
+        f"the grid of the position table cannot be told: {rows} rows, {left} without {prefix} prefix rows, is no square"
+    )
+    if not cls and isqrt(rows - 1) ** 2 == rows - 1:
+        side = isqrt(rows - 1)
+        cause += f"; a row for a class token would leave {side} × {side}, but there is no class token"
+    return Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)
 
 
 def _as_beside(
