@@ -146,6 +146,34 @@ def test_vit_pytorch_that_norms_pixels_is_refused_in_words() -> None:
     assert "vit-pytorch" in finding.cause and finding.fatal
 
 
+def test_matrices_that_lie_turned_are_turned() -> None:
+    """GPT-2's Conv1D: no name says it, biases do."""
+    state = respelt(
+        r"blocks h attn\.qkv attn.c_attn attn\.proj attn.c_proj mlp\.fc1 mlp.c_fc mlp\.fc2 mlp.c_proj norm(.) ln_\1"
+    )
+    turned = {n: t.T.clone() if re.search(r"c_\w+\.weight", n) else t for n, t in state.items()}
+    vit = load(turned, dialect="draft", heads=2)
+    tiny.assert_close(vit(tiny.pixels(12, 12)).tokens, source()(tiny.pixels(12, 12)))
+
+
+def test_mmsegmentation_is_a_dialect_and_vitdet_is_named() -> None:
+    table = (
+        r"blocks backbone.layers norm([12]) ln\1 attn\.qkv\. attn.attn.in_proj_ attn\.proj attn.attn.out_proj mlp\.fc1 ffn.layers.0.0 "
+        r"mlp\.fc2 ffn.layers.1 ^norm backbone.ln1 patch_embed\.proj backbone.patch_embed.projection ^(cls_token|pos_embed)$ backbone.\1"
+    )
+    state = respelt(table)
+    vit = load(state, heads=2)
+    assert vit.report is not None and vit.report.match is not None and vit.report.match.dialect.name == "mmseg"
+    tiny.assert_close(vit(tiny.pixels(12, 12)).tokens, source()(tiny.pixels(12, 12)))
+    features = load({n: t for n, t in state.items() if not n.startswith("backbone.ln1")}, heads=2)
+    tiny.assert_close(features.eval()(tiny.pixels(12, 12)).tokens, vit(tiny.pixels(12, 12)).prenorm)
+    detector = {
+        **{f"backbone.net.{n}": t for n, t in respelt("").items()},
+        "backbone.simfp_2.0.weight": torch.zeros(4, 4, 2, 2),
+    }
+    assert any("ViTDet" in finding.cause and finding.fatal for finding in inspect(detector).findings)
+
+
 def test_flax_names_are_read() -> None:
     tensors = {}
     for name, tensor in apart("A/query", "A/key", "A/value").items():
