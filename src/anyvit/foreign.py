@@ -136,7 +136,6 @@ OTHERWISE: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(mlp_AR|projector\.pre_norm)\.|packing_position_embedding",
      "PaddleOCR-VL rotates positions in its SigLIP tower"),
     (r"backbone\.(0\.)?projector\.(stages|projector_layer|layers)\.", "RF-DETR runs its DINOv2 backbone in windows"),
-<<<<<<< HEAD
     (r"(^|\.)last_norm\.",
      "ViTPose pads pictures by two pixels before its patch kernel and adds the class token's row to every position"),
     (r"(^|\.)tokenizer\.(blocks\.|w_cls$|local_pos_embed$)",
@@ -147,9 +146,6 @@ OTHERWISE: tuple[tuple[str, str], ...] = (
     (r"prompt_embeddings$", "prompt tokens (VPT) go through the blocks beside the patches"),
     (r"conv1_alpha\.", "Alpha-CLIP adds a second patch kernel, for a mask"),
     (r"token_emb\.word_embeddings", "MAGE's blocks take tokens of a VQGAN, not patches"),
-=======
-    (r"(^|\.)simfp_\d", "ViTDet (detectron2) runs its blocks in windows, over positions of another grid"),
->>>>>>> 5052226 (mmsegmentation's ViT is a dialect, ViTDet is named; matrices that lie turned are drafted; where blocks differ, the table is mended)
     (r"prompts_generator\.|message_attn", "X-CLIP's tower passes messages between frames"),
 )  # fmt: skip
 """Names beside a tower that show that its model computes with more than the tower's own tensors."""
