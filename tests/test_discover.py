@@ -174,6 +174,13 @@ def test_mmsegmentation_is_a_dialect_and_vitdet_is_named() -> None:
     assert any("ViTDet" in finding.cause and finding.fatal for finding in inspect(detector).findings)
 
 
+def test_x_transformers_is_named() -> None:
+    layers = {f"attn_layers.layers.{2 * n}.1.to_{part}.weight": torch.zeros(8, 8) for n in range(2) for part in "qkv"}
+    mlps = {f"attn_layers.layers.{2 * n + 1}.1.ff.{part}.weight": torch.zeros(8, 8) for n in range(2) for part in "02"}
+    (finding,) = inspect({**layers, **mlps, "pos_embedding": torch.zeros(1, 16, 8)}).findings
+    assert "x-transformers" in finding.cause and finding.fatal
+
+
 def test_flax_names_are_read() -> None:
     tensors = {}
     for name, tensor in apart("A/query", "A/key", "A/value").items():
