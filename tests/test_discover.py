@@ -212,3 +212,28 @@ def test_a_dialect_that_the_file_is_not_written_in_is_refused() -> None:
     with pytest.raises(BadArgument, match="not written in the dialect hf-vit") as caught:
         load(source().state_dict(), dialect="hf-vit")
     assert load(source().state_dict(), dialect=str(caught.value.remedy).split('"')[1], heads=2)
+
+
+class Fork(torch.nn.Module):
+    """A model of one's own that computes as DINOv2 does, with names of its own."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.stem, self.cls, self.positions = model.patch_embed.proj, model.cls_token, model.pos_embed
+        self.layers, self.last_norm = torch.nn.ModuleList(model.blocks), model.norm
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = self.stem(pixels).flatten(2).transpose(1, 2)  # (B, N, D)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        return self.last_norm(x)
+
+
+def test_verify_names_what_differs_in_a_fork() -> None:
+    fork, other = Fork(source()), source()
+    assert anyvit.verify(fork, other, images=tiny.pixels(12, 12)).ok
+    with torch.no_grad():
+        fork.layers[1].mlp.fc1.weight.mul_(1.5)
+    found = anyvit.verify(fork, other, images=tiny.pixels(12, 12))
+    assert not found.ok and "blocks.1" in str(found.first) and "mlp.fc1" in str(found.cause)
