@@ -240,3 +240,10 @@ def test_convert_stores_what_the_file_stored(narrow: Path) -> None:
     convert(narrow / "narrow.pth", narrow / "out32.safetensors", "timm", image_size=48, dtype="float32")
     exact = load(narrow / "wide.pth", image_size=48).embed.pos
     assert torch.equal(load_file(narrow / "out32.safetensors")["pos_embed"][0, 1:], exact)
+
+
+@pytest.mark.parametrize("given", [{"image_size": "64"}, {"patch_size": "8"}, {"condition": "dit"}, {"condition": 16}])
+def test_words_where_numbers_are_meant_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(BadArgument, match=next(iter(given))) as caught:
+        anyvit.load(toy(0), **given)
+    assert repr(next(iter(given.values()))) in str(caught.value)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import anyvit
-from anyvit import cli
+from anyvit import cli, cli_options
 from anyvit.demo import CHECKPOINT
 from anyvit.errors import FileError
 from anyvit.report import Report
-from anyvit.show import Style
+from anyvit.show import Style, text
 
 FILE = str(CHECKPOINT)
 
@@ -56,7 +56,8 @@ def mlp(tmp_path: Path) -> Path:
 def test_module_runs_and_prints_plain_text() -> None:
     done = process("inspect", FILE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == str(anyvit.inspect(FILE)) + "\n"
+    written = text(anyvit.inspect(FILE), Style(typed=cli_options.typed))
+    assert done.stdout == written + "\n"
     assert "\033" not in done.stdout
 
 
@@ -241,13 +242,13 @@ def test_colours_only_for_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "500")
-    assert cli.style() == Style()
+    assert cli_options.style() == Style()
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    assert cli.style() == Style(cli.WIDEST, colour=True)
+    assert cli_options.style() == Style(cli_options.WIDEST, colour=True)
     monkeypatch.setenv("COLUMNS", "72")
-    assert cli.style().width == 72
+    assert cli_options.style().width == 72
     monkeypatch.setenv("NO_COLOR", "1")
-    assert cli.style().colour is False
+    assert cli_options.style().colour is False
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
-    assert cli.style().colour is False
+    assert cli_options.style().colour is False

@@ -7,22 +7,10 @@ import pytest
 from conftest import SHARED, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.evidence_models import position_table as table
 
 from anyvit import evidence_tables
 from anyvit.evidence_tables import gated, grids, positions, smoothness
-
-
-def table(prefix: int, h: int, w: int, seed: int = 0, width: int = 64, noise: float = 0.3) -> np.ndarray:
-    """A learned-looking table: low frequencies in random directions, noise, and prefix rows of their own."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:h, :w]
-    waves = np.zeros((h * w, width))
-    for _ in range(10):
-        fy, fx = rng.normal(0, 1.2, 2)
-        wave = np.cos(np.pi * (fy * y / h + fx * x / w) + rng.uniform(0, 6))
-        waves += wave.reshape(-1, 1) * rng.normal(size=width)
-    waves += noise * waves.std() * rng.normal(size=waves.shape)
-    return np.concatenate([waves.std() * rng.normal(size=(prefix, width)), waves]).astype("float32")
 
 
 @settings(max_examples=25, deadline=None)

@@ -74,7 +74,7 @@ def test_there_and_back_is_exact(options: dict[str, Any], one: str, two: str, se
     except Unsayable:
         return
     said = " ".join(str(f) for f in second.fitted.findings)
-    if any(word in said for word in ("but for rounding", "unsayable", "prefix rows")):
+    if any(word in said for word in ("but for rounding", "unsayable", "prefix rows", "columns of zeros")):
         return
     back, last = through(there, one)
     assert set(last.tensors) >= set(first.tensors)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.tiny import State, renamed, timm_state, write
+from support.toys import toy
 
 import anyvit
 from anyvit.errors import Ambiguous, AnyvitError, Incomplete, NotAViT
@@ -175,3 +176,35 @@ def test_a_frozen_torchscript_has_lost_its_names(tmp_path: Path) -> None:
 def test_complex_weights_are_called_so() -> None:
     error = refusal({name: value.astype("c8") for name, value in timm_state().items()})
     assert "complex numbers" in str(error) and "integers" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("eps", 1e-5), ("act", "quick_gelu"), ("pool", "avg"), ("mean", [0.5, 0.5, 0.5])]
+)
+def test_what_nothing_says_can_be_given(name: str, value: Any) -> None:
+    fact = anyvit.load(toy(0), facts={name: value}).spec.facts[name]
+    assert (fact.how, fact.source) == ("given", "the argument facts=")
+    assert fact.value == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"depth": 3},
+        {"act": "swish"},
+        {"eps": 0},
+        {"eps": "1e-6"},
+        {"mean": 0.5},
+        {"tokens_normed": "no"},
+        {"std": [0.0]},
+    ],
+)
+def test_facts_that_cannot_be_are_refused(facts: dict[str, Any]) -> None:
+    with pytest.raises(anyvit.AnyvitError, match=next(iter(facts))):
+        anyvit.load(toy(0), facts=facts)
+
+
+def test_a_given_fact_is_written_into_the_config(tmp_path: Path) -> None:
+    anyvit.convert(toy(0), tmp_path / "out", "hf-vit", facts={"eps": 3e-5, "act": "gelu_tanh"})
+    config = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    assert (config["layer_norm_eps"], config["hidden_act"]) == (3e-5, "gelu_pytorch_tanh")

@@ -117,3 +117,35 @@ def test_table_and_plain() -> None:
     assert table([]) == []
     assert table([("a", "10"), ("bb", "1")], right=[1]) == ["a   10", "bb   1"]
     assert plain(None) == "none" and plain(False) == "no" and plain((1, 0.5)) == "1, 0.5"
+
+
+def test_the_other_reading_of_a_position_table_keeps_its_own_line() -> None:
+    import numpy as np
+    from support.toys import toy
+
+    report = anyvit.inspect(
+        {**toy(0), "pos_embed": np.random.default_rng(0).normal(size=(1, 16, 128)).astype("float32")}
+    )
+    (lines,) = [line for line in str(report).split("\n  · ") if line.startswith("assumed: the position table")]
+    assert "3 × 5 with a row for cls" in " ".join(lines.split()) and "→ grid=(3, 5)" in lines
+    assert 'heads=…, facts={"eps": …, "act": …} where it is otherwise' in " ".join(str(report).split())
+
+
+def test_many_classes_of_a_pickle_are_one_line(report: Report) -> None:
+    few = replace(report, findings=tuple(Finding("inert", (), f"a.C{n}, not executed") for n in range(2)))
+    many = replace(report, findings=tuple(Finding("inert", (), f"a.C{n}, not executed") for n in range(5)))
+    assert str(few).count("not executed") == 2
+    assert str(many).count("not executed") == 1 and "a.C0, a.C1" in str(many)
+    attack = Finding("inert", (), "posix.system, not executed: it runs", "trust nothing")
+    assert "→ trust nothing" in str(many.adding([attack]))
+
+
+def test_what_was_filled_is_told_instead_of_what_could_be_built(report: Report) -> None:
+    filled = replace(report, target="the module Net")
+    assert f"into    the module Net, {len(report.trails)} tensors: {len(report.trails)} carried" in str(filled)
+    assert "To build a model" in str(report) and "To build a model" not in str(filled)
+
+
+def test_a_notebook_shows_the_text(report: Report) -> None:
+    shown = replace(report, path="<b>.pth")._repr_html_()
+    assert shown.startswith("<pre>") and "&lt;b&gt;.pth" in shown

@@ -1,6 +1,6 @@
 """Load any Vision Transformer checkpoint, from any ecosystem, into any model: proven right, or a clear reason why not.
 
-The verbs: `inspect`, `load`, `load_into`, `convert`, `verify`, `build`, `accelerate`, `dialects`; on a loaded model
+The verbs: `inspect`, `load`, `load_into`, `convert`, `verify`, `build`, `accelerate`, `dialects`, `draft`; on a loaded model
 `effect`, `finetune`, `overfit_check`.
 """
 
@@ -15,6 +15,7 @@ _WHERE = {
     "load": "anyvit.api",
     "load_into": "anyvit.api",
     "convert": "anyvit.api",
+    "draft": "anyvit.api",
     "verify": "anyvit.verification",
     "build": "anyvit.construct",
     "accelerate": "anyvit.acceleration",
@@ -45,7 +46,7 @@ _WHERE = {
 if TYPE_CHECKING:
     from anyvit.acceleration import accelerate
     from anyvit.adaln import AdaLN
-    from anyvit.api import convert, inspect, load, load_into
+    from anyvit.api import convert, draft, inspect, load, load_into
     from anyvit.cameras import camera, pluecker
     from anyvit.channels import Channels
     from anyvit.construct import build
@@ -79,5 +80,5 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AdaLN", "AnyvitError", "Channels", "ClassMap", "Dialect", "Effect", "Fact", "Features", "Finding", "OverfitCheck",
     "Report", "Resample", "Rule", "Spec", "Verification", "ViT", "accelerate", "build", "camera", "convert", "dialects",
-    "effect", "finetune", "inspect", "load", "load_into", "overfit_check", "pluecker", "verify",
+    "draft", "effect", "finetune", "inspect", "load", "load_into", "overfit_check", "pluecker", "verify",
 ]  # fmt: skip

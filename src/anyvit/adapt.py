@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from anyvit import resample
-from anyvit.adaln import AdaLN, condition, unconditioned, usual
+from anyvit.adaln import ADALN, AdaLN, condition, unconditioned, usual
 from anyvit.adapted import Adapted, Tensors
 from anyvit.canon import block_of
 from anyvit.channels import Channels, in_chans
@@ -87,6 +87,11 @@ def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
         state = state.then(layer_scale(state.tensors, state.spec, wanted.layer_scale))
     if wanted.fuse_norms:
         state = state.then(fuse_norms(state.tensors, state.spec))
+    if wanted.condition not in (None, True, False) and not isinstance(wanted.condition, AdaLN):
+        raise BadArgument(
+            "condition is an AdaLN, True for InstantMesh's, or False", found=repr(wanted.condition),
+            remedy=f"condition=anyvit.AdaLN(scheme={wanted.condition if wanted.condition in ADALN else 'dit'!r})",
+        )  # fmt: skip
     if wanted.condition is False:
         state = state.then(unconditioned(state.tensors, state.spec))
     elif wanted.condition:
@@ -97,9 +102,11 @@ def adapt(tensors: Tensors, spec: Spec, wanted: Wanted) -> Adapted:
 
 def _size(name: str, size: Any) -> tuple[int, int]:
     try:
+        if isinstance(size, (str, bytes)):
+            raise TypeError
         height, width = pair(size if isinstance(size, int) else tuple(size))
     except (TypeError, ValueError) as error:
-        raise BadArgument(f"{name} is an int or (height, width) in pixels", found=size) from error
+        raise BadArgument(f"{name} is an int or (height, width) in pixels", found=repr(size)) from error
     if height < 1 or width < 1:
         raise BadArgument(f"{name} must be positive", found=size)
     return height, width

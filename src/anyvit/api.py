@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyvit import containers
-from anyvit.errors import BadArgument
-from anyvit.lazy import Checkpoint, Lazy, astype
+from anyvit.dtypes import is_floating
+from anyvit.errors import BadArgument, NotAViT
+from anyvit.lazy import Checkpoint, Lazy, astype, precise
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Report, Trail
 from anyvit.rules import Dialect
@@ -25,22 +26,31 @@ Source = Any
 """A path, a folder, or a mapping name → tensor."""
 
 
-def inspect(path: Source, *, weights: str | None = None, deep: bool = False) -> Report:
+def inspect(
+    path: Source, *, weights: str | None = None, deep: bool = False, dialect: str | Dialect | None = None
+) -> Report:
     """What a file is, from its header alone.
 
     Arguments:
         path: a file, a folder, or a mapping name → tensor (meta tensors will do).
         weights: which weight set to look at ("teacher", "student", "ema", …); None for the one that would be loaded.
         deep: read the values of a few blocks too, and let them say what names and shapes cannot.
+        dialect: the file's dialect, as for `load`; None to recognise it.
 
     Returns:
         A report; `ok` tells whether `load` would succeed.
 
     Raises:
         FileError: the file cannot be read at all.
-        BadArgument: no weight set bears that name.
+        BadArgument: no weight set bears that name, or the file is not written in that dialect.
+
+    Example:
+        >>> from anyvit.demo import CHECKPOINT  # a DINOv2 that was trained on digits
+        >>> report = inspect(CHECKPOINT)
+        >>> report.match.dialect.name, report.match.prefix, report.spec.depth, report.spec.facts["depth"].source
+        ('dinov2-chunked', 'teacher.backbone.', 4, 'blocks 0 to 3')
     """
-    found = understand(_opened(path), Ask(weights=weights, values=deep))
+    found = understand(_opened(path), Ask(weights, dialect, values=deep))
     if deep:
         from anyvit.deep import ask
 
@@ -66,6 +76,7 @@ def load(
     dialect: str | Dialect | None = None,
     heads: int | None = None,
     grid: tuple[int, int] | None = None,
+    facts: Mapping[str, Any] | None = None,
     resample: Any = "source",
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
@@ -84,25 +95,33 @@ def load(
         fuse_norms: scales and shifts of the norms go into the matrices behind them; the function stays.
         condition: an `AdaLN` to insert modulation that changes nothing at the start.
         weights: which weight set to read ("teacher", "student", "ema", …).
-        dialect: the name of the file's dialect; None to recognise it.
+        dialect: the name of the file's dialect, a JSON file with its table, or "draft" for one made of its own names
+            (see `draft`); None to recognise it.
         heads: the head count, where nothing in the file says it.
         grid: rows and columns of the stored position table, in tokens.
+        facts: what else the file does not say: {"eps": 1e-5, "act": "gelu"}, also pool, mean, std, block_norm,
+            tokens_normed.
         resample: "source", a recipe's name, or its parameters.
         device: where to put the model.
         dtype: the type to compute in, or its name; None is float32 whatever the file stores.
-        check: "now", "beside" or "off".
+        check: when the bytes are looked at for damage: "now", "beside" (while the model is in use already; its first
+            forward pass waits for the verdict) or "off"; None is "now" up to 16 MB, "beside" above.
 
     Raises:
         FileError: the file cannot be read.
         NotAViT: it is no Vision Transformer; the message says what it is.
         Incomplete: a tensor is missing, unexplained or does not fit.
-    """
-    from anyvit.adapt import Wanted
+        Ambiguous: the file leaves a question open that changes the function; the message says which argument answers.
+        BadArgument: an argument cannot be.
 
-    wanted = Wanted(
-        patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
-    )  # fmt: skip
-    return _loaded(path, Ask(weights, dialect, heads, grid, values=True), wanted, device, dtype, check)
+    Example:
+        >>> from anyvit.demo import CHECKPOINT
+        >>> import torch
+        >>> load(CHECKPOINT)(torch.zeros(1, 3, 16, 16)).cls.shape
+        torch.Size([1, 128])
+    """
+    given = locals()
+    return _loaded(path, _ask(given), _wanted(given), device, dtype, check)
 
 
 def _loaded(
@@ -138,10 +157,12 @@ def load_into(
     module: nn.Module,
     path: Source,
     *,
+    to: str | Dialect | None = None,
     weights: str | None = None,
     dialect: str | Dialect | None = None,
     heads: int | None = None,
     grid: tuple[int, int] | None = None,
+    facts: Mapping[str, Any] | None = None,
     resample: Any = "source",
     condition: AdaLN | bool | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -160,24 +181,40 @@ def load_into(
     Arguments:
         module: the module to fill, in place.
         path: a file, a folder, or a mapping name → tensor.
+        to: the dialect of the module's names; None to recognise it. "draft", or what `draft` makes, reads names of
+            your own.
+        weights, dialect, heads, grid, facts, resample, check: what is said of the file, as for `load`.
+        condition, image_size, patch_size, in_chans, num_classes, registers, cls_token: changes on purpose, as for
+            `load`, beside those that the module's shapes ask for.
         init: how new heads start: None leaves them as the module made them, "zeros" sets them to zero.
 
     Returns:
         The account of every tensor of the file and of the module.
 
     Raises:
+        BadArgument: `module` is no module.
+        NotAViT: the module's names, or the file's, fit no known layout.
         Incomplete: a backbone tensor of the module would stay unfilled; nothing is changed then.
         Unsayable: the file holds what the module has no place for.
+
+    Example:
+        >>> import torch
+        >>> from anyvit.demo import CHECKPOINT
+        >>> module = load(CHECKPOINT)
+        >>> _ = torch.nn.init.zeros_(module.blocks[0].attn.qkv.weight)
+        >>> load_into(module, CHECKPOINT).fates["teacher.backbone.blocks.0.0.attn.qkv.weight"]
+        'carried'
     """
+    given = locals()
     from anyvit.torch_io import require_torch
 
     require_torch("to fill a module")
-    from anyvit.adapt import Wanted
     from anyvit.into import fill
+    from anyvit.target import recognise_module
 
-    wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token)
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True), check)
-    return fill(module, found, wanted, init=init, check=check)
+    target = recognise_module(module, to)
+    ask = replace(_ask(given), beside=target.spec.grid)
+    return fill(target, _understood(path, ask, check), _wanted(given), init=init, check=check)
 
 
 def convert(
@@ -198,6 +235,7 @@ def convert(
     dialect: str | Dialect | None = None,
     heads: int | None = None,
     grid: tuple[int, int] | None = None,
+    facts: Mapping[str, Any] | None = None,
     resample: Any = "source",
     dtype: str | torch.dtype | None = None,
     shard_size: int | None = None,
@@ -211,6 +249,8 @@ def convert(
         path: a file, a folder, or a mapping name → tensor.
         out: a file (the suffix names the container: .safetensors, .npz, .pth) or, without suffix, a folder.
         to: the name of the target's dialect.
+        image_size, patch_size, in_chans, num_classes, registers, cls_token, layer_scale, fuse_norms, condition,
+            weights, dialect, heads, grid, facts, resample, check: as for `load`.
         dtype: element type to store ("float16", "bfloat16", …, or torch's); None keeps the file's.
         shard_size: bytes per shard of a folder.
         chunks: block chunks, for `to="dinov2-chunked"`.
@@ -219,16 +259,21 @@ def convert(
     Raises:
         Unsayable: the target has no words for something the function needs.
         FileError: the file cannot be read, or the target cannot be written; nothing half-written stays.
+
+    Example:
+        >>> from anyvit.demo import CHECKPOINT
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     convert(CHECKPOINT, f"{folder}/digits", "hf-dinov2").ok, sorted(p.name for p in Path(folder, "digits").iterdir())
+        (True, ['config.json', 'model.safetensors', 'preprocessor_config.json'])
     """
-    from anyvit.adapt import Wanted
+    given = locals()
     from anyvit.export import write_out
     from anyvit.places import path_of
 
     target = path_of(out)
-    wanted = Wanted(
-        patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
-    )  # fmt: skip
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True), check)
+    wanted = _wanted(given)
+    found = _understood(path, _ask(given), check)
     state = _adapted(found, wanted)
     if dtype is None:
         state = replace(state, tensors={n: as_in(found.tensors.get(n), t) for n, t in state.tensors.items()})
@@ -242,8 +287,51 @@ def convert(
         chunks=chunks,
         check=check,
         durable=durable,
-        asked=_asked(wanted, weights=weights, heads=heads, grid=grid, dtype=dtype),
+        asked=_asked(wanted, weights=weights, heads=heads, grid=grid, facts=facts, dtype=dtype),
     )
+
+
+def draft(path: Source) -> Dialect:
+    """A table for names that no dialect knows (a fork, a module of your own), as far as words and shapes tell.
+
+    `str(…)` shows it; rows whose `why` begins with "check" rest on a convention, and what words and shapes leave open
+    has no row. It can be given as `dialect=` of every verb and as `to=` of `load_into` and `convert`.
+
+    Arguments:
+        path: a file, a folder, a module, or a mapping name → tensor.
+
+    Raises:
+        FileError: the file cannot be read.
+        NotAViT: no stack of transformer blocks is found in its names.
+
+    Example:
+        >>> import numpy as np
+        >>> shapes = {"to_qkv.w": (24, 8), "to_out.w": (8, 8), "ff.1.w": (32, 8), "ff.2.w": (8, 32)}
+        >>> names = {f"layer.{i}.{name}": np.zeros(shape) for i in range(2) for name, shape in shapes.items()}
+        >>> [rule.ours for rule in draft(names).rules][1:]
+        ['blocks.{i}.attn.out.weight', 'blocks.{i}.mlp.fc1.weight', 'blocks.{i}.mlp.fc2.weight']
+    """
+    from anyvit import discover
+
+    checkpoint = _opened(path)
+    found = discover.draft(checkpoint.tensors)
+    if not found.rules:
+        shown = tuple(checkpoint.tensors)[:6]
+        raise NotAViT("no stack of blocks that differ in one number only is found in these names", names=shown)
+    return found
+
+
+def _ask(given: Mapping[str, Any]) -> Ask:
+    """What a verb's arguments say of the file."""
+    named = {part.name for part in fields(Ask)} & set(given)
+    return Ask(values=True, **{name: given[name] for name in named})
+
+
+def _wanted(given: Mapping[str, Any]) -> Wanted:
+    """What a verb's arguments ask to change."""
+    from anyvit.adapt import Wanted
+
+    return Wanted(**{part.name: given[part.name] for part in fields(Wanted) if part.name in given})
 
 
 def _asked(wanted: Wanted, **more: Any) -> dict[str, Any]:
@@ -278,8 +366,8 @@ def _understood(path: Source, ask: Ask, check: str | None, strict: bool = True) 
 
 
 def _wide(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """16-bit tensors in float32, as the model holds them, so that what adaptations compute is not rounded to 16 bits."""
-    return {n: astype(t, "float32") if t.dtype in ("float16", "bfloat16") else t for n, t in tensors.items()}
+    """Tensors in the type that adaptations compute in, so that what they make is not rounded to the file's."""
+    return {n: astype(t, precise(t.dtype)) if is_floating(t.dtype) else t for n, t in tensors.items()}
 
 
 def _adapted(found: Reading, wanted: Wanted) -> Adapted:

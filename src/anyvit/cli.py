@@ -15,18 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from anyvit import cli_options, cli_training
-from anyvit.cli_options import Answer, byte_count, reading, size
+from anyvit import cli_dialects, cli_options, cli_training
+from anyvit.cli_options import Answer, byte_count, reading, size, style
 from anyvit.errors import AnyvitError
 
 if TYPE_CHECKING:
     from anyvit.model import Features, ViT
     from anyvit.report import Report
-    from anyvit.rules import Dialect
-    from anyvit.show import Style
-
-WIDEST = 110
-"""Columns that text fills at most, however wide the terminal is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(shown, flush=True)
         return 0 if ok else 1
     except AnyvitError as error:
-        return _refuse(str(error), type(error).__name__, args.json)
+        return _refuse(error, args.json)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -57,11 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _refuse(text: str, kind: str, as_json: bool) -> int:
+def _refuse(error: AnyvitError, as_json: bool) -> int:
+    text = str(error)
     if as_json:
-        print(json.dumps({"ok": False, "error": text, "kind": kind}), flush=True)
+        facts = {"ok": False, "error": text, "kind": type(error).__name__, "remedy": error.remedy}
+        print(json.dumps(facts), flush=True)
     else:
-        print(f"anyvit: {text}", file=sys.stderr)
+        head, tries, remedy = text.rpartition("\n  try: ")
+        print(f"anyvit: {head}{tries}{cli_options.typed(remedy) if tries else remedy}", file=sys.stderr)
     return 1
 
 
@@ -112,9 +110,12 @@ def parser(as_json: bool = False) -> argparse.ArgumentParser:
     cli_training.overfit_options(
         command("overfit-check", cli_training.overfit_check, "See whether a model can learn a handful of pictures.")
     )
-    one = command("dialects", _dialects, "List the dialects, or show the table of one.")
-    one.add_argument("name", nargs="?", metavar="NAME")
-    one.add_argument("--check", action="store_true", help="judge the tables by the laws that every dialect obeys")
+    cli_dialects.dialects_options(
+        command("dialects", cli_dialects.dialects, "List the dialects, or show the table of one.")
+    )
+    cli_dialects.draft_options(
+        command("draft", cli_dialects.draft, "Draft a table for names that no dialect knows, from words and shapes.")
+    )
     command("demo", _demo, "Inspect, load and convert a small trained model that comes with the package.")
     return top
 
@@ -124,6 +125,7 @@ def _inspect_options(to: argparse.ArgumentParser) -> None:
     add("file", metavar="FILE", help="a checkpoint, or the folder of one")
     add("--deep", action="store_true", help="read the values of a few blocks too, and let them speak")
     add("--weights", metavar="W", help="the weight set to look at: teacher, student, ema, …")
+    cli_options.dialect(to)
     add("--check", action="store_true", help="read every byte and compare the container's checksums")
 
 
@@ -152,22 +154,10 @@ def _verify_options(to: argparse.ArgumentParser) -> None:
     to.add_argument("--image-size", type=size, metavar="H[,W]", help="pixels of the pictures")
 
 
-def style() -> Style:
-    """How to print: as wide as the terminal up to a limit, in colour only where a person reads and has not declined."""
-    from shutil import get_terminal_size
-
-    from anyvit.show import Style
-
-    if not sys.stdout.isatty():
-        return Style()
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return Style(min(WIDEST, get_terminal_size().columns), not plain)
-
-
 def _inspect(args: argparse.Namespace) -> Answer:
     from anyvit import inspect
 
-    report = inspect(args.file, weights=args.weights, deep=args.deep)
+    report = inspect(args.file, weights=args.weights, deep=args.deep, dialect=args.dialect)
     if args.check:
         report = _checked(report, args.file)
     return report.ok, lambda: _text(report), report.as_dict()
@@ -251,57 +241,6 @@ def _verify(args: argparse.Namespace) -> Answer:
 
     result = anyvit.verify(args.a, args.b, image_size=args.image_size)
     return result.ok, lambda: str(result), {**json.loads(result.to_json()), "ok": result.ok}
-
-
-def _dialects(args: argparse.Namespace) -> Answer:
-    from anyvit.dialects import ALL, get
-
-    chosen = ALL if args.name is None else (get(args.name),)
-    faults: dict[str, list[str]] = {}
-    if args.check:
-        from anyvit.laws import check
-
-        faults = {dialect.name: check(dialect) for dialect in chosen}
-    bad = {name: found for name, found in faults.items() if found}
-    data = [_described(dialect, faults) for dialect in chosen]
-    whole = {"ok": not bad, "dialects": data} if args.name is None else {**data[0], "ok": not bad}
-    return not bad, lambda: _dialect_text(chosen, args, bad), whole
-
-
-def _described(dialect: Dialect, faults: dict[str, list[str]]) -> dict[str, Any]:
-    rules = [{"theirs": rule.theirs, "ours": rule.ours, "axes": rule.axes, "why": rule.why} for rule in dialect.rules]
-    facts = {"name": dialect.name, "title": dialect.title, "source": dialect.source, "lineage": dialect.lineage}
-    found = {"faults": faults[dialect.name]} if dialect.name in faults else {}
-    return {**facts, "container": dialect.container, "rules": rules, **found}
-
-
-def _dialect_text(chosen: Sequence[Dialect], args: argparse.Namespace, bad: dict[str, list[str]]) -> str:
-    from anyvit.show import table
-
-    how = style()
-    if args.name is None:
-        rows = [(d.name, d.title) for d in chosen]
-        lines = [*table(rows), "", f"{len(chosen)} dialects; anyvit dialects NAME shows a table"]
-    else:
-        lines = _one_dialect(chosen[0], how)
-    if args.check:
-        lines += ["", *(f"{how.bad('✗')} {name}: {fault}" for name, found in bad.items() for fault in found)]
-        lines += [] if bad else [f"{how.good('✓')} all laws hold"]
-    return "\n".join(lines)
-
-
-def _one_dialect(dialect: Dialect, how: Style) -> list[str]:
-    from anyvit.show import table
-
-    rows = [("their name", "our name", "layout, theirs -> ours")]
-    for rule in dialect.rules:
-        way = " (read only)" if rule.reads_only else ""
-        rows.append((rule.theirs, (rule.ours or "—") + way, "; ".join(filter(None, [rule.axes, rule.why]))))
-    head = table([(f"  {word}", value) for word, value in (
-        ("source", dialect.source), ("lineage", dialect.lineage), ("container", dialect.container),
-        ("before its names", dialect.root + dialect.tower),
-    ) if value])  # fmt: skip
-    return [f"{how.strong(dialect.name)}: {dialect.title}", *head, "", *(f"  {line}" for line in table(rows))]
 
 
 def _demo(args: argparse.Namespace) -> Answer:

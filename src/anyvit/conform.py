@@ -10,6 +10,9 @@ from anyvit.canon import B
 from anyvit.lazy import Lazy
 from anyvit.report import Finding, fold, ranges
 
+SPELT = 'where these are parts of a plain ViT spelt otherwise: dialect="draft" reads them by words and shapes'
+"""What to do about names that are not known."""
+
 REQUIRED = (
     B + "norm1.weight",
     B + "attn.q.weight",
@@ -140,7 +143,7 @@ def _required(by_name: Mapping[str, set[int]], spell: Spell, one_norm: bool) -> 
         return []
     names = tuple(dict.fromkeys(spell(name.replace("{i}", "0")).replace(".0.", ".N.", 1) for name in missing))
     return [Finding("missing", names, "every block lacks what attention or MLP cannot do without",
-                    "the names may be spelt otherwise; `anyvit inspect` lists those that are not explained", True)]  # fmt: skip
+                    SPELT, True)]  # fmt: skip
 
 
 def _shapes(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Finding]:

@@ -13,6 +13,7 @@ from anyvit.configs import hf, hf_types, timm, timm_args, timm_forms
 from anyvit.errors import AnyvitError, BadArgument, Unsayable, needs
 from anyvit.reading import Ask
 from anyvit.rules import Dialect
+from anyvit.target import recognise_module
 from anyvit.torch_io import float_type, require_torch, usable
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def build(
     dialect: str | Dialect | None = None,
     heads: int | None = None,
     grid: tuple[int, int] | None = None,
+    facts: Mapping[str, Any] | None = None,
     resample: Any = "source",
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
@@ -43,7 +45,7 @@ def build(
     Arguments:
         what: "timm:NAME" of a registered Vision Transformer, or "hf:CLASS" of transformers.
         path: a file, a folder, or a mapping name → tensor.
-        image_size, patch_size, in_chans, num_classes, weights, dialect, heads, grid, resample: as for `load`.
+        image_size, patch_size, in_chans, num_classes, weights, dialect, heads, grid, facts, resample: as for `load`.
         device: where to put the module.
         dtype: None builds it in float32.
 
@@ -62,11 +64,11 @@ def build(
     if library not in makers or not name:
         raise BadArgument("a module is named by its library", found=what, expected='"timm:NAME" or "hf:CLASS"')
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, None, resample)
-    found = api._understood(path, Ask(weights, dialect, heads, grid), None)
+    found = api._understood(path, Ask(weights, dialect, heads, grid, facts=facts), None)
     assert found.spec is not None
     state = adapt.adapt(found.tensors, found.spec, wanted)
     module = makers[library](name, state)
-    report = into.fill(module, found, wanted, device=place)
+    report = into.fill(recognise_module(module), found, wanted, device=place)
     module = module.to(device=place, dtype=dtype)
     object.__setattr__(module, "anyvit_report", report)
     return module.eval()

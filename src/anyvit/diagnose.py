@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from anyvit import foreign
+from anyvit import discover_blocks, discover_parts, foreign
+from anyvit.conform import SPELT
 from anyvit.dtypes import is_floating
 from anyvit.lazy import Lazy
 from anyvit.recognise import Match
@@ -66,6 +67,10 @@ SIGNS: tuple[Sign, ...] = (
          "CLIP with a ModifiedResNet image tower (visual.layer1, visual.attnpool): convolutional, no Vision Transformer"),
     Sign(r"blocks_token_only\.|attn\.proj_[lw]\.", "not a ViT",
          "CaiT: class-attention blocks (blocks_token_only) and talking heads; another architecture"),
+    Sign(r"to_patch_embedding\.2\.weight$", "unexplained", "vit-pytorch's ViT (lucidrains) norms the pixels of each patch before the patch "
+         "matrix and what comes of it; the reference ViT has no such step", "use it in its own library"),
+    Sign(r"(^|\.)attn_layers\.layers\.\d+\.1\.to_q\.", "unexplained", "x-transformers: attention and MLP stand by turns in one list, and "
+         "patches are normed before and after their matrix; the reference ViT has no such steps", "use it in its own library"),
     Sign(r"attn\.gating_param$", "not a ViT", "ConViT: gated positional self-attention (gating_param); another architecture"),
     Sign(r"(^|\.)pos_embed_[xy]$", "unexplained", "positions in two factors, one table for rows and one for columns (timm's NaFlexVit, parfac); "
          "the reference ViT has none", "use timm for this model"),
@@ -122,13 +127,16 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
     ):
         if finding := test(tensors):
             return [finding]
-    shown = fold(names)[:8]
     cause = f"no known Vision Transformer layout fits these {len(names)} tensors"
-    return [
-        Finding(
-            "not a ViT", shown, cause, "if it is a ViT of your own, give its names: anyvit.load(…, dialect=…)", True
+    stack = discover_parts.find_stack({name: tensor.shape for name, tensor in tensors.items()})
+    found = discover_blocks.roles(discover_parts.parts(stack.tails), stack.width) if stack else {}
+    if stack is None or not {"qkv", "q"} & set(found):
+        remedy = (
+            'a ViT of your own: describe its names, dialect="mine.json" (anyvit dialects timm --json shows the form)'
         )
-    ]
+        return [Finding("not a ViT", fold(names)[:8], cause, remedy, True)]
+    cause += f"; {stack.head}0 to {stack.depth - 1} look like transformer blocks in spellings of their own"
+    return [Finding("not a ViT", fold(names)[:8], cause, SPELT, True)]
 
 
 def placeholders(tensors: Mapping[str, Lazy]) -> Finding | None:

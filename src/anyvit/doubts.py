@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isqrt
 
 from anyvit import canon, conform, diagnose, foreign
 from anyvit.lazy import Lazy
-from anyvit.recognise import Match
+from anyvit.recognise import Match, block_prefixes
 from anyvit.report import Finding, fold
-from anyvit.rules import Fault, Run, parent
+from anyvit.rules import CHECK, Fault, Run, parent
 from anyvit.spec import Fact, Spec
 from anyvit.translate import CLASS_TOKENS, is_table
 
@@ -54,9 +55,15 @@ def problems(
     told = "ffn" in facts and facts["ffn"].value == "parallel_scaling"
     findings = _misread(match, run, canonical, source, told or match.dialect.lineage == "anyvit")
     signs = diagnose.signs(match.unexplained)
+    findings = [*signs, *findings, *_left_over(match, run)]
+    if match.dialect.name == DRAFT:
+        findings = [replace(f, remedy=MEND) if f.remedy == conform.SPELT else f for f in findings]
+    elif _irregular(match):
+        rows = f'anyvit dialects {match.dialect.name} --json > mine.json, add their rows, dialect="mine.json"'
+        kinds = ("missing", "unexplained")
+        findings = [replace(f, remedy=rows) if f.kind in kinds and f.fatal and f.names else f for f in findings]
     backbone = {n: t for n, t in canonical.items() if canon.is_backbone(n)}
-    types = [*diagnose.element_types(backbone), *([] if signs else diagnose.short_floats(backbone))]
-    return [*signs, *findings, *_left_over(match, run), *types]
+    return findings + [*diagnose.element_types(backbone), *([] if signs else diagnose.short_floats(backbone))]
 
 
 def _misread(
@@ -108,6 +115,20 @@ def _spare_row(fault: Fault, source: Mapping[str, Lazy]) -> str:
     return f"; {shape[1]} rows are {side} × {side} and one for a class token, which is not there"
 
 
+DRAFT = "draft"
+"""The name of a dialect that was drafted from names and shapes."""
+MEND = 'name them yourself: anyvit draft FILE --out mine.json, mend its rows, dialect="mine.json"'
+
+
+def _irregular(match: Match) -> bool:
+    """Whether names inside some blocks, and not inside the others, are unknown."""
+    starts = block_prefixes(match.dialect)
+    found = [m for n in match.in_blocks for s in starts if (m := s.match(n[len(match.prefix) :]))]
+    blocks = {m.group() for m in found}
+    depth = 1 + max((hit.numbers.get("i", 0) for hit in match.hits.values()), default=0)
+    return 0 < len(blocks) < depth
+
+
 def _left_over(match: Match, run: Run) -> list[Finding]:
     """Names of the file that became nothing: unexplained, beside the tower, or known to carry nothing."""
     findings = []
@@ -117,7 +138,7 @@ def _left_over(match: Match, run: Run) -> list[Finding]:
         if names:
             cause = f"{len(names)} tensors {where} the blocks are not explained by {match.dialect.name}"
             cause += "; they may change the function"
-            findings.append(Finding("unexplained", fold(names), cause, "anyvit dialects lists what is known", True))
+            findings.append(Finding("unexplained", fold(names), cause, conform.SPELT, True))
     rest = [n for n in match.unexplained if n not in {*inside, *before} and n not in hidden]
     if rest:
         findings.append(
@@ -171,11 +192,20 @@ def assumed(
     return [*_guesses(spec, facts, run), *_absent(spec, insisted, facts, run, match), *_unusual(spec, canonical)]
 
 
+REMEDIES = {
+    "num_heads": "heads=…", "eps": 'facts={"eps": …}', "act": 'facts={"act": …}', "block_norm": 'facts={"block_norm": …}',
+}  # fmt: skip
+"""Fact → the argument that insists on another value."""
+
+
 def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
     findings = []
     if "t" in run.sizes and "num_cls" not in facts and any("token.token" in n for n in run.used):
         cause = f"one tensor holds class tokens and registers; the first {CLASS_TOKENS} are taken for class tokens"
         findings.append(Finding("assumed", ("num_cls",), cause))
+    for why in dict.fromkeys(rule.why for rule in run.used.values() if rule.why.startswith(CHECK)):
+        names = fold(name for name, rule in run.used.items() if rule.why == why)
+        findings.append(Finding("assumed", names, why.removeprefix(CHECK)))
     doubtful = [("num_heads", "head count"), ("eps", "norm epsilon"), ("act", "activation"), ("in_chans", "channels")]
     if spec.block_norm != "pre":
         doubtful.append(("block_norm", "norms inside the blocks stand after each branch:"))
@@ -184,11 +214,13 @@ def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
     for name, what in doubtful:
         fact = spec.facts.get(name)
         if fact is not None and fact.how == "assumed":
-            remedy = "heads=…" if name == "num_heads" else None
+            remedy = REMEDIES.get(name)
             findings.append(Finding("assumed", (name,), f"{what} {fact.value}: {fact.source}", remedy))
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"
-        findings.append(Finding("shape", (), cause, "heads=…", True))
+        fitting = [n for n in range(1, spec.embed_dim + 1) if spec.embed_dim % n == 0]
+        near = min(fitting, key=lambda n: abs(n - spec.num_heads))
+        findings.append(Finding("shape", (), cause, f"heads={near} would", True))
     return findings
 
 
@@ -199,7 +231,7 @@ def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, mat
         cause = (
             "the file holds no positions: its model computes them (rotary, sin-cos) or has none, and nothing says which"
         )
-        remedy = "get the whole file; dialect=… says that it is meant so"
+        remedy = f'get the whole file; dialect="{match.dialect.name}" says that it is meant so'
         spelt = [spell(one, "embed.pos") for one in (match, *match.rivals)]
         name = next((name for name in spelt if name != "embed.pos"), "embed.pos")
         findings.append(Finding("missing", (name,), cause, remedy, not insisted))
@@ -223,7 +255,7 @@ def _unnormed(spec: Spec, insisted: bool, facts: Mapping[str, Fact]) -> list[Fin
     cause = "there is no final norm: this looks like the first shard of a larger checkpoint"
     if not spec.num_cls:
         cause += ", or like an encoder that rotates positions too and is normed elsewhere (Qwen3-VL)"
-    remedy = "open the folder with all shards; dialect=… says that it is meant so"
+    remedy = f'open the folder with all shards; dialect="{spec.dialect}" says that it is meant so'
     if spec.num_classes:
         cause, remedy = "there is no final norm before the head", "the file was cut or edited; get it whole"
     return [Finding("missing", ("norm.weight", "norm.bias"), cause, remedy, not insisted)]

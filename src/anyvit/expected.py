@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from anyvit.canon import B
+from anyvit.conform import SPELT
 from anyvit.lazy import Lazy
 from anyvit.report import Finding, fold
 from anyvit.spec import Spec, pair
@@ -211,9 +212,7 @@ def differences(tensors: Mapping[str, Lazy], spec: Spec, spell: Callable[[str], 
         findings.append(Finding("missing", names, cause, "the file was cut or edited; get it whole", True))
     if surplus:
         cause = f"{len(surplus)} of {len(tensors)} tensors have no place beside the rest of the file"
-        findings.append(
-            Finding("unexplained", _origins(tensors, surplus), cause, "anyvit dialects lists what is known", True)
-        )
+        findings.append(Finding("unexplained", _origins(tensors, surplus), cause, SPELT, True))
     if wrong:
         found, want = (
             ", ".join(dict.fromkeys(str(of(n)) for n in wrong[:3])) for of in (lambda n: tensors[n].shape, wanted.get)

@@ -67,7 +67,7 @@ def write_out(
         raise BadArgument("shard_size is for a folder", found=str(out), expected="a path without suffix")
     said = say(state, to, chunks, folder=folder)
     tensors = _typed(said.tensors, dtype)
-    report = _report(found, state, said)
+    report = _report(found, state, said, out)
     metadata = configs.provenance(said.fitted.spec, found.match, found.checkpoint, said.dialect)
     metadata |= provenance.record(found, said.dialect, report.findings, asked)
     beside = () if folder else places.described_otherwise(out)
@@ -386,7 +386,7 @@ def _write_folder(
         )  # fmt: skip
 
 
-def _report(found: Reading, state: Adapted, said: Said) -> Report:
+def _report(found: Reading, state: Adapted, said: Said, out: Path) -> Report:
     from anyvit.into import source_fates
 
     changed = {"resized": (found.tensors, state.tensors), "folded": (state.tensors, said.fitted.tensors)}
@@ -401,6 +401,7 @@ def _report(found: Reading, state: Adapted, said: Said) -> Report:
     report = found.report()
     return replace(
         report,
+        target=str(out),
         spec=said.fitted.spec,
         trails=trails,
         fates=source_fates(found, said.tensors),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isqrt, prod
@@ -42,10 +42,14 @@ class Ask:
 
     Arguments:
         weights: a word of the prefix of the weight set to read, or the whole prefix.
-        dialect: the name of its dialect, or a `Dialect`; None to recognise it.
+        dialect: the name of its dialect, a JSON file with its table, "draft" for one made of its own names, or a
+            `Dialect`; None to recognise it.
         heads: the head count.
         grid: rows and columns of the stored position table, in tokens.
         values: whether a position table may be read where its shape leaves the grid open.
+        beside: rows and columns of the position table that the file's is to fill; they are believed where the file's
+            own shapes and values leave the grid open.
+        facts: Spec field → value, of those that tensors do not say (`SAYABLE`).
     """
 
     weights: str | None = None
@@ -53,6 +57,8 @@ class Ask:
     heads: int | None = None
     grid: tuple[int, int] | None = None
     values: bool = False
+    beside: tuple[int, int] | None = None
+    facts: Mapping[str, Any] | None = None
 
 
 class Constructors(Mapping[str, str]):
@@ -138,7 +144,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     """Recognise a checkpoint, translate it to canonical names and infer its architecture; reads no values.
 
     Raises:
-        BadArgument: an unknown dialect or weight set was asked for.
+        BadArgument: an unknown dialect or weight set was asked for, or a dialect that the file is not written in.
     """
     tensors, wrappers = unwrapped(checkpoint.tensors)
     made = reparametrized.whole(tensors, checkpoint.extras)
@@ -148,24 +154,19 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
         return Reading(checkpoint, findings=(hollow, *notes), fates=dict.fromkeys(tensors, "unexplained"))
     tensors, notes = noted.filled(tensors, notes)
     empty = {name: "ignored" for name in made.tensors if name not in tensors}
-    known = _dialects(ask.dialect)
+    known = _dialects(ask.dialect, tensors)
     found = matches(tensors, known)
     if not found:
         found = _blocks_only(tensors, known)
-    if not found and any(note.kind == "absent" for note in checkpoint.notes):
-        return Reading(
-            checkpoint, findings=(*noted.absent(checkpoint, None), *notes), fates=dict.fromkeys(tensors, "outside")
-        )
     if not found:
-        findings = noted.unknown(tensors, checkpoint, notes)
-        return Reading(
-            checkpoint, findings=findings, fates=made.spread({**dict.fromkeys(tensors, "unexplained"), **empty})
+        return _not_recognised(
+            checkpoint, ask, tensors, {**made.spread(dict.fromkeys(tensors, "unexplained")), **empty}, notes
         )
     choice = weight_sets.choose(found, ask.weights, checkpoint.aliases)
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
-    run, more = translate(tensors, match, facts, ask.values)
+    run, more = translate(tensors, match, facts, ask.values, ask.beside)
     run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
     findings = [*choice.findings, *more, *changes, *notes, *noted.absent(checkpoint, match)]
@@ -196,10 +197,38 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     return Reading(checkpoint, canonical, match, spec, tuple(findings), fates, choice.others)
 
 
-def _dialects(asked: str | Dialect | None) -> Sequence[Dialect]:
+def _not_recognised(
+    checkpoint: Checkpoint, ask: Ask, tensors: Mapping[str, Lazy], fates: Mapping[str, str], notes: list[Finding]
+) -> Reading:
+    """The account of a file in which no dialect finds a tower.
+
+    Raises:
+        BadArgument: the caller named a dialect, and the file is written in another.
+    """
+    if any(note.kind == "absent" for note in checkpoint.notes):
+        findings = (*noted.absent(checkpoint, None), *notes)
+        return Reading(checkpoint, findings=findings, fates=dict.fromkeys(tensors, "outside"))
+    _refuse_dialect(ask.dialect, tensors)
+    return Reading(checkpoint, findings=noted.unknown(tensors, checkpoint, notes), fates=fates)
+
+
+def _dialects(asked: str | Dialect | None, tensors: Mapping[str, Lazy]) -> Sequence[Dialect]:
     if asked is None:
         return dialects.ALL
+    if asked == "draft":
+        from anyvit.discover import draft
+
+        return (draft(tensors),)
     return (asked,) if isinstance(asked, Dialect) else (dialects.get(asked),)
+
+
+def _refuse_dialect(asked: str | Dialect | None, tensors: Mapping[str, Lazy]) -> None:
+    """Raises where the file is written in another dialect than the caller says."""
+    there = matches(tensors, dialects.ALL) if asked is not None else []
+    if there:
+        said = asked.name if isinstance(asked, Dialect) else asked
+        name = there[0].dialect.name
+        raise BadArgument(f"the file is not written in the dialect {said}", found=name, remedy=f'dialect="{name}"')
 
 
 def _blocks_only(tensors: Mapping[str, Lazy], known: Sequence[Dialect]) -> list[Match]:
@@ -289,9 +318,11 @@ def _keys(extras: Mapping[str, Any]) -> list[str]:
 
 def _arguments(ask: Ask, given: Mapping[str, Fact]) -> dict[str, Fact]:
     facts = dict(given)
+    for name, value in (ask.facts or {}).items():
+        facts[name] = Fact(_said(name, value), "given", "the argument facts=")
     if ask.heads is not None:
         if not isinstance(ask.heads, int) or ask.heads < 1:
-            raise BadArgument("heads is a positive number", found=ask.heads)
+            raise BadArgument("heads is a positive number", found=repr(ask.heads))
         facts["num_heads"] = Fact(ask.heads, "given", "the argument heads=")
         facts.pop("head_dim", None)
     if ask.grid is not None:
@@ -301,6 +332,27 @@ def _arguments(ask: Ask, given: Mapping[str, Fact]) -> dict[str, Fact]:
         except (TypeError, ValueError) as error:
             raise BadArgument("grid is (rows, columns) of the stored position table", found=ask.grid) from error
     return facts
+
+
+SAYABLE: Mapping[str, Callable[[Any], bool]] = {
+    "eps": lambda value: isinstance(value, float) and 0 < value < 1,
+    "act": lambda value: value in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu"),
+    "pool": lambda value: value in ("cls", "cls+dist", "avg", "map", "attn_pool", "cls+avg", "none"),
+    "block_norm": lambda value: value in ("pre", "post"),
+    "tokens_normed": lambda value: isinstance(value, bool),
+    "pool_normed": lambda value: isinstance(value, bool),
+    "mean": lambda value: isinstance(value, (tuple, list)) and all(isinstance(v, float) for v in value),
+    "std": lambda value: isinstance(value, (tuple, list)) and all(isinstance(v, float) and v > 0 for v in value),
+}
+"""Facts that tensors do not say and a caller may → whether a value can be one."""
+
+
+def _said(name: str, value: Any) -> Any:
+    if name not in SAYABLE:
+        raise BadArgument(f"no such fact can be given: {name!r}", expected=", ".join(SAYABLE))
+    if not SAYABLE[name](value):
+        raise BadArgument(f"facts: {name} cannot be this", found=repr(value))
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _spec(

@@ -12,11 +12,12 @@ from anyvit.lazy import Lazy
 from anyvit.names import Hit
 from anyvit.rules import Dialect, Rule, parent
 
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-"""Components that torch.compile, FSDP, activation checkpointing and Lightning put into the middle of names.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "base_layer")
+"""Components that torch.compile, FSDP, activation checkpointing, Lightning and PEFT put into the middle of names.
 
 Source: torch/_dynamo/eval_frame.py OptimizedModule, torch/distributed/fsdp/_common_utils.py FSDP_WRAPPED_MODULE,
-torch/distributed/algorithms/_checkpoint/checkpoint_wrapper.py, lightning/fabric/wrappers.py.
+torch/distributed/algorithms/_checkpoint/checkpoint_wrapper.py, lightning/fabric/wrappers.py,
+peft/tuners/tuners_utils.py BaseTunerLayer.
 """
 
 OPTIMIZER = re.compile(
@@ -48,6 +49,11 @@ class Match:
     rivals: tuple[Match, ...] = ()
     hits: Mapping[str, Hit[Rule]] = field(default_factory=dict, repr=False, compare=False)
     near: tuple[Match, ...] = field(default=(), repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        behind = f" behind {self.prefix!r}" if self.prefix else ""
+        rest = f"{len(self.unexplained)} unexplained, {len(self.outside)} outside"
+        return f"<match {self.dialect.name}{behind}: {len(self.explained)} tensors explained, {rest}>"
 
     @property
     def score(self) -> int:

@@ -73,6 +73,8 @@ class Report:
         constructors: library → the line that builds a model which holds these weights.
         weight_sets: other weight sets in the file, by prefix.
         tensors: how many tensors and parameters the file holds.
+        provenance: what a file that anyvit wrote records of itself.
+        target: the module that was filled, or the file or folder that was written; its tensors are those of `trails`.
     """
 
     match: Match | None = None
@@ -87,6 +89,7 @@ class Report:
     weight_sets: tuple[str, ...] = ()
     tensors: tuple[int, int] = (0, 0)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    target: str = ""
 
     @property
     def ok(self) -> bool:
@@ -139,6 +142,7 @@ class Report:
         return {
             "ok": self.ok,
             "path": self.path,
+            "target": self.target or None,
             "container": self.container,
             "dialect": self.match.dialect.name if self.match else None,
             "prefix": self.match.prefix if self.match else None,
@@ -165,6 +169,11 @@ class Report:
         from anyvit.show import text
 
         return text(self)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __repr__(self) -> str:
         return f"<anyvit report of {self.path or 'a mapping'}: {'ok' if self.ok else 'not loadable'}>"

@@ -150,7 +150,12 @@ def resolve(recipe: str | Resample | Mapping[str, Any]) -> Resample:
         for name, known in RECIPES.items():
             if name.replace("_", "-") == same:
                 return known
-        raise BadArgument(f"no resampling recipe is called {recipe!r}", expected=", ".join(RECIPES))
+        mode = recipe if recipe in ("bicubic", "bilinear") else "bicubic"
+        raise BadArgument(
+            f"no resampling recipe is called {recipe!r}",
+            expected=", ".join(RECIPES),
+            remedy=f'resample={{"mode": "{mode}", "antialias": True}} gives the parameters instead',
+        )
     if not isinstance(recipe, Mapping):
         raise BadArgument(
             "a resampling recipe is a name, a Resample or its fields",

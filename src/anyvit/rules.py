@@ -69,6 +69,9 @@ class Rule:
 
 R = Rule
 
+CHECK = "check: "
+"""What the `why` of a row begins with that rests on a convention nobody has checked; a file read by it says so."""
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -103,6 +106,14 @@ class Dialect:
     anchors: tuple[str, ...] = ()
     chunked: bool = False
     requires: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        from anyvit.show import of_dialect
+
+        return of_dialect(self)
+
+    def __repr__(self) -> str:
+        return f"<dialect {self.name}: {len(self.rules)} rules>"
 
     @cached_property
     def reading(self) -> tuple[Index[Rule], Index[Rule]]:

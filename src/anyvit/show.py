@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anyvit.errors import listing, printable
 from anyvit.report import Finding, Report
 
 if TYPE_CHECKING:
+    from anyvit.rules import Dialect
     from anyvit.spec import Fact, Spec
 
 
@@ -22,10 +23,12 @@ class Style:
     Arguments:
         width: columns.
         colour: whether to use the terminal's colours.
+        typed: how a remedy is written for who reads it.
     """
 
     width: int = 100
     colour: bool = False
+    typed: Callable[[str], str] = field(default=str, compare=False)
 
     def good(self, text: str) -> str:
         """Text in green."""
@@ -57,7 +60,7 @@ def text(report: Report, style: Style = PLAIN) -> str:
         parts.append(_facts(report.spec, style))
     parts.append(_record(report.provenance, style))
     parts.append(findings(report, style))
-    if report.ok:
+    if report.ok and not report.target:
         parts.append(_constructors(report, style))
     return "\n\n".join(part for part in parts if part)
 
@@ -83,6 +86,10 @@ def _head(report: Report, style: Style) -> str:
     fates = Counter(report.fates.values())
     became = ": " + ", ".join(f"{n} {fate}" for fate, n in fates.most_common()) if set(fates) - {"carried"} else ""
     rows.append(("file", f"{report.container}, {count} tensors of {number(size)} numbers{became}"))
+    if report.target:
+        fates = Counter(trail.fate for trail in report.trails)
+        told = ", ".join(f"{n} {fate}" for fate, n in fates.most_common())
+        rows.append(("into", f"{report.target}, {len(report.trails)} tensors: {told}"))
     if report.weight_sets:
         rows.append(("also", "weight sets " + listing([f'"{p}"' for p in report.weight_sets], 3 * style.width)))
     lines = [f"{mark} {style.strong(report.path or 'a mapping')}"]
@@ -217,11 +224,15 @@ def plain(value: object) -> str:
 
 def findings(report: Report, style: Style = PLAIN) -> str:
     """What to know, each with its remedy; facts that the table marks as assumed share one line."""
-    shown = set(ROWS) if report.spec is not None else set()
+    facts = report.spec.facts if report.spec is not None else {}
+    shown = {name for name in ROWS if name in facts and facts[name].how == "assumed"}
     doubts = [f for f in report.findings if f.kind == "assumed" and not f.fatal and f.names and set(f.names) <= shown]
+    inert = [f for f in report.findings if f.kind == "inert" and f.remedy is None]
     lines = []
     for finding in report.findings:
-        if finding in doubts:
+        if len(inert) > 2 and finding is inert[0]:
+            finding = _together(inert)
+        elif finding in doubts or (len(inert) > 2 and finding in inert):
             continue
         mark = style.bad("✗") if finding.fatal else "·"
         counted = finding.kind == "outside" and finding.cause[:1].isdigit()
@@ -233,11 +244,20 @@ def findings(report: Report, style: Style = PLAIN) -> str:
     return "\n".join([style.strong("To know"), *lines]) if lines else ""
 
 
+def _together(inert: Sequence[Finding]) -> Finding:
+    """Classes of a pickle that were not executed, in one finding."""
+    names = [finding.cause.removesuffix(", not executed") for finding in inert]
+    return Finding("inert", (), f"{listing(names, 150)}, not executed")
+
+
 def _assumed(doubts: Iterable[Finding], spec: Spec, style: Style) -> list[str]:
     """Facts that are marked as assumed in the table, in one line, so that their sources stand once."""
     doubts = list(doubts)
     names = ", ".join(f"{name} {plain(getattr(spec, name))}" for finding in doubts for name in finding.names)
     remedies = list(dict.fromkeys(f.remedy for f in doubts if f.remedy))
+    given = [remedy.removeprefix("facts={").removesuffix("}") for remedy in remedies if remedy.startswith("facts={")]
+    remedies = [remedy for remedy in remedies if not remedy.startswith("facts={")]
+    remedies += [f"facts={{{', '.join(given)}}}"] if given else []
     remedy = f"{', '.join(remedies)} where it is otherwise" if remedies else None
     return _item(f"assumed: {names}; nothing in the file says it", remedy, style.doubt("·"), style)
 
@@ -248,7 +268,7 @@ def _item(text: str, remedy: str | None, mark: str, style: Style) -> list[str]:
         lines += hang(paragraph.strip(), "    ", style)
         if n == 0:
             lines[0] = f"  {mark} {lines[0][4:]}"
-    return lines + (hang(remedy, "    → ", style) if remedy else [])
+    return lines + (hang(style.typed(remedy), "    → ", style) if remedy else [])
 
 
 LINES = 5
@@ -301,6 +321,20 @@ def _chosen(report: Report) -> list[str]:
     first = ("anyvit", "timm", own, f"hf-{own}")
     names = sorted(report.constructors, key=lambda name: name not in first)
     return [name for name in report.constructors if name in names[:LINES]]
+
+
+def of_dialect(dialect: Dialect, style: Style = PLAIN) -> str:
+    """A dialect's table."""
+    rows = [("their name", "our name", "layout, theirs -> ours")]
+    for rule in dialect.rules:
+        way = " (read only)" if rule.reads_only else ""
+        rows.append((rule.theirs, (rule.ours or "—") + way, "; ".join(filter(None, [rule.axes, rule.why]))))
+    head = table([(f"  {word}", value) for word, value in (
+        ("source", dialect.source), ("lineage", dialect.lineage), ("container", dialect.container),
+        ("before its names", dialect.root + dialect.tower),
+    ) if value])  # fmt: skip
+    lines = [f"{style.strong(dialect.name)}: {dialect.title}", *head, "", *(f"  {line}" for line in table(rows))]
+    return "\n".join(lines)
 
 
 FIXED = "\u00a0"

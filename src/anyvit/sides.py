@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from anyvit import api, containers
-from anyvit.errors import BadArgument, NotAViT
+from anyvit.errors import Ambiguous, BadArgument, NotAViT
 from anyvit.lazy import Checkpoint
 from anyvit.model import ViT
 from anyvit.module import checkpoint_of
@@ -107,8 +107,8 @@ def _foreign(name: str, module: nn.Module) -> Side:
     title = f"{library(module)} {type(module).__name__}"
     inner = getattr(module, "_orig_mod", module)
     try:
-        reading = recognise_module(inner).reading
-    except NotAViT:
+        reading = _recognised(inner)
+    except (NotAViT, Ambiguous):
         blocks = likely_blocks(inner)
         if not blocks:
             raise
@@ -119,14 +119,30 @@ def _foreign(name: str, module: nn.Module) -> Side:
     return Side(name, title, inner, reading, blocks, norm, _computed(inner), _computed(inner), False)
 
 
+def _recognised(module: nn.Module) -> Reading:
+    """A module's names and shapes, read by a dialect or by a draft."""
+    try:
+        return recognise_module(module).reading
+    except NotAViT as error:
+        try:
+            return recognise_module(module, "draft").reading
+        except (NotAViT, Ambiguous, BadArgument):
+            raise error from None
+
+
 def library(module: nn.Module) -> str:
-    """The package that a module's class comes from.
+    """The package that a module's class, or the one that it derives from, comes from.
 
     Example:
         >>> library(nn.Linear(1, 1))
         'torch'
     """
-    return type(module).__module__.partition(".")[0]
+    packages = [cls.__module__.partition(".")[0] for cls in type(module).__mro__]
+    return next((package for package in packages if package in PACKAGES), packages[0])
+
+
+PACKAGES = ("anyvit", "timm", "transformers", "open_clip")
+"""Packages whose modules we know how to build."""
 
 
 def named_parts(module: nn.Module) -> dict[str, nn.Module]:

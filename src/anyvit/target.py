@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from anyvit.errors import BadArgument, NotAViT
+from anyvit.errors import Ambiguous, AnyvitError, BadArgument, NotAViT
 from anyvit.lazy import Lazy
-from anyvit.module import checkpoint_of, facts_of, real_names
+from anyvit.module import checkpoint_of, facts_of, real_names, submodule
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Finding
+from anyvit.rules import Dialect
 from anyvit.spec import PLAIN, Fact, Spec
 
 if TYPE_CHECKING:
@@ -52,14 +53,25 @@ class Target:
         return {name: self.reading.checkpoint.tensors[real] for name, real in self.real.items()}
 
 
-def recognise_module(module: nn.Module) -> Target:
+def recognise_module(module: nn.Module, dialect: str | Dialect | None = None) -> Target:
     """A module read as if it were a file: its dialect, prefix, canonical names and architecture.
 
+    Arguments:
+        module: the module.
+        dialect: the table of its names, or that table's name; None to recognise it.
+
     Raises:
+        BadArgument: it is no module, or there is no such dialect.
         NotAViT: its names fit no known layout.
+        Ambiguous: it holds several towers, and nothing says which one is meant.
     """
+    from torch import nn
+
+    if not isinstance(module, nn.Module):
+        kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        raise BadArgument("a module is expected, an instance of torch.nn.Module", found=kind)
     checkpoint = checkpoint_of(module)
-    reading = understand(checkpoint)
+    reading = understand(checkpoint, Ask(dialect=dialect))
     facts: dict[str, Fact] = {}
     if reading.match is not None:
         facts = facts_of(module, reading.match.prefix)
@@ -67,18 +79,40 @@ def recognise_module(module: nn.Module) -> Target:
             reading = _with_grid(reading, facts["grid"].value)
     broken = [f for f in reading.findings if f.fatal and not _tolerable(f, reading)]
     if reading.match is None or reading.spec is None or broken:
-        causes = "; ".join(dict.fromkeys(f.cause for f in broken[:3]))
-        names = dict.fromkeys(n for f in broken for n in f.names)
-        raise NotAViT(
-            f"the names of the module {type(module).__name__} fit no known layout" + (f": {causes}" if causes else ""),
-            names=tuple(names) or tuple(checkpoint.tensors)[:6],
-            remedy="anyvit.load(…).state_dict() has the tensors by plain names; or describe these names in a Dialect",
-        )
+        raise _unknown(module, broken, tuple(checkpoint.tensors))
     spec = reading.spec
     for name, fact in facts.items():
         if name in ("eps", "act", "num_heads"):
             spec = spec.with_facts("given", fact.source, **{name: fact.value})
     return Target(module, replace(reading, spec=spec), real_names(checkpoint), facts)
+
+
+def _unknown(module: nn.Module, broken: list[Finding], there: tuple[str, ...]) -> AnyvitError:
+    """The error of a module that cannot be filled as a whole."""
+    towers = [f for f in broken if f.kind == "ambiguous" and f.remedy and f.remedy.startswith("weights=")]
+    if towers and len(towers) == len(broken):
+        names = towers[0].names
+        return Ambiguous(
+            f"the module {type(module).__name__} holds several image towers, and nothing says which one is meant",
+            names=names, remedy=f"anyvit.load_into({part(names[0])}, …)",
+        )  # fmt: skip
+    causes = "; ".join(dict.fromkeys(f.cause for f in broken[:3]))
+    names = tuple(dict.fromkeys(n for f in broken for n in f.names))
+    return NotAViT(
+        f"the names of the module {type(module).__name__} fit no known layout" + (f": {causes}" if causes else ""),
+        names=names or there[:6],
+        remedy='anyvit.load_into(module, …, to="draft") reads names that are spelt otherwise by words and shapes',
+    )
+
+
+def part(prefix: str) -> str:
+    """The expression for a part of a module.
+
+    Example:
+        >>> part("student.0.")
+        'module.get_submodule("student.0")'
+    """
+    return f'module.get_submodule("{prefix.rstrip(".")}")'
 
 
 def _with_grid(reading: Reading, grid: tuple[int, int]) -> Reading:
@@ -90,7 +124,9 @@ def _with_grid(reading: Reading, grid: tuple[int, int]) -> Reading:
 
 
 def _tolerable(finding: Finding, reading: Reading) -> bool:
-    """What would keep a file from being loaded and is no fault of a module: extra parts, and no final norm."""
+    """What would keep a file from being loaded and is no fault of a module: extra parts, LoRA's too, and no final norm."""
+    if finding.kind == "not a ViT" and reading.spec is not None and finding.names:
+        return all("lora_" in name for name in finding.names)
     inside = reading.match is not None and finding.names and finding.kind == "unexplained"
     return bool(inside) or finding.names == ("norm.weight", "norm.bias") or not finding.names
 
@@ -101,8 +137,13 @@ FIELDS = {
     "pos_embed": "positions", "num_cls": "class tokens", "dist_token": "distillation token",
     "final_norm": "final norm", "condition": "conditioning", "attn_norm": "norm inside attention",
     "mlp_norm": "norm inside the MLP", "patch_norm": "norm of the patches", "layer_scale": "LayerScale",
+    "qkv_bias": "biases of q, k and v",
 }  # fmt: skip
 """Spec fields that names and shapes tell, in words."""
+
+
+BIASED = {True: "all three", "qv": "q and v", False: "none"}
+"""Which of q, k and v have biases, in words."""
 
 
 def differences(spec: Spec, goal: Spec) -> list[str]:
@@ -117,6 +158,8 @@ def differences(spec: Spec, goal: Spec) -> list[str]:
         mine, theirs = getattr(spec, name), getattr(goal, name)
         if name == "ffn":
             mine, theirs = ("plain" if kind == "mlp" else "gated" for kind in (mine, theirs))
+        if name == "qkv_bias":
+            mine, theirs = (BIASED.get(kind, kind) for kind in (mine, theirs))
         if mine != theirs:
             out.append(f"{words}: {mine} in the file, {theirs} in the module")
     return out
@@ -130,6 +173,10 @@ def contradictions(spec: Spec, target: Target, fitted: Tensors) -> list[Finding]
         target: the module.
         fitted: the canonical tensors that the module gets.
     """
+    from anyvit.guesses import line
+
+    match = target.reading.match
+    tower = submodule(target.module, match.prefix if match else "")
     findings = []
     for name, fact in target.facts.items():
         own: Any = getattr(spec, name, None)
@@ -141,5 +188,5 @@ def contradictions(spec: Spec, target: Target, fitted: Tensors) -> list[Finding]
         if not same:
             how = spec.facts[name].how if name in spec.facts else "assumed"
             cause = f"the module computes with {name} {fact.value}, the file's project with {own} ({how})"
-            findings.append(Finding("differs", (name,), cause, f"build the module with {name}={own}"))
+            findings.append(Finding("differs", (name,), cause, line(tower, name, own)))
     return findings

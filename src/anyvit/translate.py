@@ -21,8 +21,9 @@ def is_table(fault: Fault) -> bool:
 
 
 def translate(
-    tensors: Mapping[str, Lazy], match: Match, facts: dict[str, Fact], values: bool
-) -> tuple[Run, list[Finding]]:
+    tensors: Mapping[str, Lazy], match: Match, facts: dict[str, Fact], values: bool,
+    beside: tuple[int, int] | None = None,
+) -> tuple[Run, list[Finding]]:  # fmt: skip
     """The canonical tensors; the prefix rows of the position table are found by fit.
 
     Arguments:
@@ -30,6 +31,7 @@ def translate(
         match: how they were recognised.
         facts: what is given; a grid that the values of the table show is put beside it.
         values: whether the table's values may be read.
+        beside: the grid of the table that it is to fill, in tokens.
 
     Raises:
         BadArgument: a grid was given that the table does not have.
@@ -51,7 +53,7 @@ def translate(
         return run, []
     # a dialect that asks for the row wherever there is a class token (Google's) never has a table without it
     sure = "embed.pos_prefix" in match.dialect.requires and "embed.cls" not in match.dialect.requires
-    count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts, values, sure)
+    count, findings = _prefix_rows(waiting[0].names[0], tensors, run.tensors, facts, values, sure, beside)
     if count is None:
         return run, findings
     table = read({n: tensors[n] for n in waiting[0].names}, match.dialect, match.prefix, {**sizes, "k": count})
@@ -74,7 +76,7 @@ Source: NVlabs/RADIO, RADIOv2.5: one class token for each of four teachers; the 
 
 def _prefix_rows(
     name: str, tensors: Mapping[str, Lazy], canonical: Mapping[str, Lazy], facts: dict[str, Fact], values: bool,
-    sure: bool = False,
+    sure: bool = False, beside: tuple[int, int] | None = None,
 ) -> tuple[int | None, list[Finding]]:  # fmt: skip
     """How many rows of a position table belong to prefix tokens: the one count that leaves a valid grid.
 
@@ -97,6 +99,9 @@ def _prefix_rows(
                 expected=" or ".join(str(grid[0] * grid[1] + c) for c in options),
             )  # fmt: skip
     square = [count for count in options if rows > count and isqrt(rows - count) ** 2 == rows - count]
+    if beside is not None and (there := [count for count in options if rows - count == beside[0] * beside[1]]):
+        plain = (square[0], isqrt(rows - square[0]), isqrt(rows - square[0])) if square else None
+        return _as_beside(tensors[name], name, (there[0], *beside), plain, facts, values)
     doubtful = not square or (square[0] == 0 and cls > 0)
     seen = _seen_grid(tensors[name], options) if values and doubtful else None
     if seen is not None and seen[0][0] == 0 and seen[0][1] == seen[0][2]:
@@ -107,15 +112,7 @@ def _prefix_rows(
         cause = f"the position table is read as {seen[0][1]} × {seen[0][2]}: {seen[1]}"
         return seen[0][0], [Finding("assumed", (name,), cause, f"grid=({seen[0][2]}, {seen[0][1]}) is its mirror")]
     if not square:
-        left = rows - options[0]
-        shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
-        cause = (
-            f"the grid of the position table cannot be told: {rows} rows, {left} without {options[0]} prefix rows, "
-            "is no square"
-        )
-        if not cls and isqrt(rows - 1) ** 2 == rows - 1:
-            cause += f"; a row for a class token would leave {isqrt(rows - 1)} × {isqrt(rows - 1)}, but there is no class token"
-        return None, [Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)]
+        return None, [_open_grid(name, rows, options[0], cls)]
     count = square[0]
     findings = []
     side = isqrt(rows - count)
@@ -124,6 +121,42 @@ def _prefix_rows(
         cause = f"the position table is read as {side} × {side} without a row for cls; it could also be {other}"
         findings.append(Finding("assumed", (name,), cause, f"grid=({side - 1}, {side + 1})"))
     return count, findings
+
+
+def _open_grid(name: str, rows: int, prefix: int, cls: int) -> Finding:
+    """What to ask where no count of prefix rows leaves a square."""
+    left = rows - prefix
+    shape = next(((h, left // h) for h in range(isqrt(max(left, 1)), 0, -1) if left % h == 0), (1, left))
+    cause = (
+        f"the grid of the position table cannot be told: {rows} rows, {left} without {prefix} prefix rows, is no square"
+    )
+    if not cls and isqrt(rows - 1) ** 2 == rows - 1:
+        side = isqrt(rows - 1)
+        cause += f"; a row for a class token would leave {side} × {side}, but there is no class token"
+    return Finding("ambiguous", (name,), cause, f"grid=({shape[0]}, {shape[1]}) or whatever it was", True)
+
+
+def _as_beside(
+    table: Lazy, name: str, there: tuple[int, int, int], plain: tuple[int, int, int] | None, facts: dict[str, Fact],
+    values: bool,
+) -> tuple[int, list[Finding]]:  # fmt: skip
+    """A table that has as many rows as the one that it is to fill: read as that one, unless its values say otherwise.
+
+    Arguments:
+        table, name: the table.
+        there: prefix rows and grid of the one that it is to fill.
+        plain: the square reading; None where there is none.
+    """
+    if plain == there:
+        return there[0], []
+    seen = _seen_grid(table, [there[0], plain[0] if plain else there[0]]) if values else None
+    if seen is not None and seen[0] in (there, plain):
+        facts["grid"] = Fact(seen[0][1:], "measured", f"the weights: {seen[1]}")
+        return seen[0][0], []
+    facts["grid"] = Fact(there[1:], "assumed", "the module's grid has as many rows")
+    other = plain or (0, there[2], there[1])
+    cause = f"the position table is read as {there[1]} × {there[2]} as the module's is; it could also be {other[1]} × {other[2]}"
+    return there[0], [Finding("assumed", (name,), cause, f"grid=({other[1]}, {other[2]})")]
 
 
 def _seen_grid(table: Lazy, options: Sequence[int]) -> tuple[tuple[int, int, int], str] | None:

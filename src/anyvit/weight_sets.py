@@ -105,7 +105,7 @@ def _preferred(models: Sequence[Match], towers: Sequence[Match], aliases: Mappin
     if not others:
         return Choice(best, (), ())
     names = tuple(m.prefix for m in others)
-    equal = [m for m in ranked[1:] if _rank(m, towers) == _rank(best, towers) and not _same(m, best, aliases)]
+    equal = [m for m in ranked[1:] if _rank(m, towers) == _rank(best, towers) and not same_tower(m, best, aliases)]
     if equal:
         cause = "several towers stand in this file and nothing says which one is meant"
         listed = (best.prefix, *names)
@@ -123,7 +123,7 @@ def _only_moments(found: Sequence[Match]) -> Finding:
     return Finding("not a ViT", names, cause, "load the checkpoint that was saved beside it", fatal=True)
 
 
-def _same(one: Match, other: Match, aliases: Mapping[str, str]) -> bool:
+def same_tower(one: Match, other: Match, aliases: Mapping[str, str]) -> bool:
     """Whether two towers are one under two names, tensor for tensor."""
 
     def first(name: str) -> str:

@@ -74,3 +74,19 @@ def test_features_are_a_pytree() -> None:
         out = vit(torch.ones(1, 3, 32, 32))
     doubled = _pytree.tree_map(lambda x: None if x is None else x * 2, out)
     assert torch.equal(doubled.tokens, out.tokens * 2) and doubled.logits is None and type(doubled) is type(out)
+
+
+def test_what_is_no_tensor_and_no_list_of_blocks_is_refused() -> None:
+    vit = ViT(Spec(embed_dim=12, depth=2, num_heads=2, mlp_dim=12, image_size=16))
+    for wrong in (np.zeros((1, 3, 16, 16), "float32"), None, "picture.png"):
+        with pytest.raises(BadArgument, match="normalised pixels"):
+            vit(wrong)
+    for blocks in (2, [0], [3], [-1]):
+        with pytest.raises(BadArgument, match="no such blocks"):
+            vit.layers(torch.zeros(1, 3, 16, 16), blocks)
+
+
+def test_features_print_as_shapes() -> None:
+    vit = ViT(Spec(embed_dim=12, depth=1, num_heads=2, mlp_dim=12, image_size=32)).eval()
+    said = repr(vit(torch.zeros(2, 3, 32, 32)))
+    assert said.startswith("Features(tokens (2, 5, 12), prenorm (2, 5, 12)") and said.endswith("grid (2, 2))")

@@ -71,3 +71,16 @@ def fused(blocks: Sequence[Attention], axes: str, v: int, turned: bool, heads: i
 def split(weight: np.ndarray, out: np.ndarray, name: str = "") -> Attention:
     """A fused tensor read as q, k, v one after the other."""
     return Attention(*np.split(weight.astype("float32"), 3), out.astype("float32"), name=name)
+
+
+def position_table(prefix: int, h: int, w: int, seed: int = 0, width: int = 64, noise: float = 0.3) -> np.ndarray:
+    """A learned-looking table: low frequencies in random directions, noise, and prefix rows of their own."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w]
+    waves = np.zeros((h * w, width))
+    for _ in range(10):
+        fy, fx = rng.normal(0, 1.2, 2)
+        wave = np.cos(np.pi * (fy * y / h + fx * x / w) + rng.uniform(0, 6))
+        waves += wave.reshape(-1, 1) * rng.normal(size=width)
+    waves += noise * waves.std() * rng.normal(size=waves.shape)
+    return np.concatenate([waves.std() * rng.normal(size=(prefix, width)), waves]).astype("float32")

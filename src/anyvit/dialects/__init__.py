@@ -108,13 +108,14 @@ def get(name: str) -> Dialect:
     """The dialect of a name.
 
     Arguments:
-        name: a dialect's short name, as `anyvit dialects` lists them.
+        name: a dialect's short name, as `anyvit dialects` lists them, or a JSON file with a table of your own.
 
     Returns:
         The dialect.
 
     Raises:
         BadArgument: where there is none; the message names those that resemble it.
+        FileError: the file cannot be read.
 
     Example:
         >>> get("timm").title
@@ -123,6 +124,10 @@ def get(name: str) -> Dialect:
     for dialect in ALL:
         if dialect.name == name:
             return dialect
+    if name.endswith(".json"):
+        from anyvit.dialects import tables
+
+        return tables.read(name)
     from difflib import get_close_matches
 
     names = [dialect.name for dialect in ALL]

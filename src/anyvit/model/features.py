@@ -16,7 +16,7 @@ from anyvit.errors import BadArgument
 from anyvit.spec import Spec
 
 
-@dataclass
+@dataclass(repr=False)
 class Features:
     """The outputs of a ViT for B pictures of N tokens (prefix first), D channels each.
 
@@ -41,6 +41,10 @@ class Features:
     logits: Tensor | None
     embedding: Tensor | None
     grid: tuple[int, int]
+
+    def __repr__(self) -> str:
+        shapes = {name: tuple(value.shape) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return f"Features({', '.join(f'{name} {shape}' for name, shape in shapes.items())}, grid {self.grid})"
 
 
 _NAMES = tuple(f.name for f in fields(Features))
@@ -137,6 +141,11 @@ class Preprocess:
 def check_pixels(spec: Spec, pixels: Tensor) -> None:
     """Raises BadArgument for pixels that a model of this Spec cannot take."""
     (p, q), c = spec.patch, spec.in_chans
+    if not isinstance(pixels, Tensor):
+        raise BadArgument(
+            "a ViT takes a batch of normalised pixels", found=type(pixels).__name__,
+            expected=f"a tensor, floating point, of shape (B, {c}, H, W)", remedy="vit(vit.preprocess(picture))",
+        )  # fmt: skip
     if pixels.ndim != 4 or pixels.shape[1] != c or not pixels.is_floating_point():
         raise BadArgument(
             "a ViT takes a batch of normalised pixels",

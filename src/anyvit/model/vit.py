@@ -200,8 +200,9 @@ class ViT(nn.Module):
             >>> [tuple(x.shape) for x in vit.layers(torch.zeros(1, 3, 32, 32), [2, 4])]
             [(1, 5, 32), (1, 5, 32)]
         """
-        if any(not 1 <= i <= self.spec.depth for i in blocks):
-            raise BadArgument("no such block", found=list(blocks), expected=f"numbers from 1 to {self.spec.depth}")
+        if isinstance(blocks, int) or any(not 1 <= i <= self.spec.depth for i in blocks):
+            found = blocks if isinstance(blocks, int) else list(blocks)
+            raise BadArgument("no such blocks", found=found, expected=f"a list of numbers from 1 to {self.spec.depth}")
         x, places, condition = self.start(pixels, condition)
         after: dict[int, Tensor] = {}
         for i in range(max(blocks, default=0)):
