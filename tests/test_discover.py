@@ -146,6 +146,41 @@ def test_vit_pytorch_that_norms_pixels_is_refused_in_words() -> None:
     assert "vit-pytorch" in finding.cause and finding.fatal
 
 
+def test_matrices_that_lie_turned_are_turned() -> None:
+    """GPT-2's Conv1D: no name says it, biases do."""
+    state = respelt(
+        r"blocks h attn\.qkv attn.c_attn attn\.proj attn.c_proj mlp\.fc1 mlp.c_fc mlp\.fc2 mlp.c_proj norm(.) ln_\1"
+    )
+    turned = {n: t.T.clone() if re.search(r"c_\w+\.weight", n) else t for n, t in state.items()}
+    vit = load(turned, dialect="draft", heads=2)
+    tiny.assert_close(vit(tiny.pixels(12, 12)).tokens, source()(tiny.pixels(12, 12)))
+
+
+def test_mmsegmentation_is_a_dialect_and_vitdet_is_named() -> None:
+    table = (
+        r"blocks backbone.layers norm([12]) ln\1 attn\.qkv\. attn.attn.in_proj_ attn\.proj attn.attn.out_proj mlp\.fc1 ffn.layers.0.0 "
+        r"mlp\.fc2 ffn.layers.1 ^norm backbone.ln1 patch_embed\.proj backbone.patch_embed.projection ^(cls_token|pos_embed)$ backbone.\1"
+    )
+    state = respelt(table)
+    vit = load(state, heads=2)
+    assert vit.report is not None and vit.report.match is not None and vit.report.match.dialect.name == "mmseg"
+    tiny.assert_close(vit(tiny.pixels(12, 12)).tokens, source()(tiny.pixels(12, 12)))
+    features = load({n: t for n, t in state.items() if not n.startswith("backbone.ln1")}, heads=2)
+    tiny.assert_close(features.eval()(tiny.pixels(12, 12)).tokens, vit(tiny.pixels(12, 12)).prenorm)
+    detector = {
+        **{f"backbone.net.{n}": t for n, t in respelt("").items()},
+        "backbone.simfp_2.0.weight": torch.zeros(4, 4, 2, 2),
+    }
+    assert any("ViTDet" in finding.cause and finding.fatal for finding in inspect(detector).findings)
+
+
+def test_x_transformers_is_named() -> None:
+    layers = {f"attn_layers.layers.{2 * n}.1.to_{part}.weight": torch.zeros(8, 8) for n in range(2) for part in "qkv"}
+    mlps = {f"attn_layers.layers.{2 * n + 1}.1.ff.{part}.weight": torch.zeros(8, 8) for n in range(2) for part in "02"}
+    (finding,) = inspect({**layers, **mlps, "pos_embedding": torch.zeros(1, 16, 8)}).findings
+    assert "x-transformers" in finding.cause and finding.fatal
+
+
 def test_flax_names_are_read() -> None:
     tensors = {}
     for name, tensor in apart("A/query", "A/key", "A/value").items():
@@ -177,3 +212,28 @@ def test_a_dialect_that_the_file_is_not_written_in_is_refused() -> None:
     with pytest.raises(BadArgument, match="not written in the dialect hf-vit") as caught:
         load(source().state_dict(), dialect="hf-vit")
     assert load(source().state_dict(), dialect=str(caught.value.remedy).split('"')[1], heads=2)
+
+
+class Fork(torch.nn.Module):
+    """A model of one's own that computes as DINOv2 does, with names of its own."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.stem, self.cls, self.positions = model.patch_embed.proj, model.cls_token, model.pos_embed
+        self.layers, self.last_norm = torch.nn.ModuleList(model.blocks), model.norm
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = self.stem(pixels).flatten(2).transpose(1, 2)  # (B, N, D)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        return self.last_norm(x)
+
+
+def test_verify_names_what_differs_in_a_fork() -> None:
+    fork, other = Fork(source()), source()
+    assert anyvit.verify(fork, other, images=tiny.pixels(12, 12)).ok
+    with torch.no_grad():
+        fork.layers[1].mlp.fc1.weight.mul_(1.5)
+    found = anyvit.verify(fork, other, images=tiny.pixels(12, 12))
+    assert not found.ok and "blocks.1" in str(found.first) and "mlp.fc1" in str(found.cause)

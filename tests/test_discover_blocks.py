@@ -101,7 +101,7 @@ def test_kernels_are_turned() -> None:
         "fc1": "M/Dense_0/",
         "fc2": "M/Dense_1/",
     }
-    assert layouts("fc2", (M, D), True, D) == ("i o -> o i", None)
-    assert layouts("out", (2, 4, D), True, D)[0] == "heads k d -> d (heads k)"
-    assert layouts("qkv", (D, 3 * D), False, D)[0] == "i (parts o) -> parts o i"
-    assert layouts("qkv", (3 * D, D, 1, 1), False, D)[0] == "(parts o) i 1 1 -> parts o i"
+    assert layouts("fc2", (M, D), True) == ("i o -> o i", None)
+    assert layouts("out", (2, 4, D), True)[0] == "heads k d -> d (heads k)"
+    assert layouts("qkv", (D, 3 * D), True)[0] == "i (parts o) -> parts o i"
+    assert layouts("qkv", (3 * D, D, 1, 1), False)[0] == "(parts o) i 1 1 -> parts o i"

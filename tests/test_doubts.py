@@ -126,3 +126,15 @@ def test_a_hierarchical_model_without_a_patch_kernel_is_named(tmp_path: Path) ->
     tensors |= {"patch_embed.proj.weight": torch.ones(16, 3, 4, 4), "patch_embed.norm.weight": torch.ones(16)}
     report = api.inspect(tensors)
     assert not report.ok and "Swin" in str(report.error())
+
+
+def test_names_that_only_some_blocks_have_are_put_into_a_table() -> None:
+    mixed = {name.replace("blocks.1.mlp.fc1", "blocks.1.mlp.lin1"): tensor for name, tensor in state().items()}
+    with pytest.raises(AnyvitError, match="lin1") as caught:
+        api.load(mixed, heads=3)
+    assert "--json > mine.json" in (caught.value.remedy or "") and 'dialect="mine.json"' in (caught.value.remedy or "")
+    regular = {name.replace("mlp.fc1", "mlp.lin1"): tensor for name, tensor in state().items()}
+    with pytest.raises(AnyvitError, match="lin1") as caught:
+        api.load(regular, heads=3)
+    assert 'dialect="draft"' in (caught.value.remedy or "")
+    assert api.load(regular, heads=3, dialect="draft")

@@ -501,9 +501,31 @@ def test_a_module_that_nobody_described() -> None:
         ]
     two.stages[1].linear1.weight.data[0, 0] += 1
     result = verify(one, two, image_size=32)
-    assert result.first == "blocks.1" and "fit no known layout" in str(result.cause)
+    assert result.first == "blocks.1" and "blocks.1.mlp.fc1.weight: 1 of 64 rows differ" in str(result.cause)
     with pytest.raises(NotAViT):
         verify(one, nn.Linear(3, 3))
+
+
+class Mixer(nn.Module):
+    """A block whose layers no words and no shapes tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.three(torch.tanh(self.two(self.one(x))))
+
+
+def test_a_module_that_words_do_not_describe_either() -> None:
+    one, two = Own(), Own()
+    for model in (one, two):
+        model.stages = nn.ModuleList(Mixer() for _ in range(3))
+    one, two = randomise(one), randomise(two)
+    assert verify(one, two, image_size=32).ok
+    two.stages[1].one.weight.data[0, 0] += 1
+    result = verify(one, two, image_size=32)
+    assert result.first == "blocks.1" and "fit no known layout" in str(result.cause)
 
 
 class InPlace(nn.Module):

@@ -97,10 +97,13 @@ def typed(text: str) -> str:
     """
     if "anyvit." in text:
         return text
+    text = text.replace("resume=False", "--anew").replace(" out=", " --out")
     return _ARGUMENT.sub(lambda found: _option(found[1], found[2]) if found[1] in OPTIONS else found[0], text)
 
 
-OPTIONS = (*ASKED, "to", "dtype", "device", "chunks", "shard_size", "durable")
+OPTIONS = (
+    *ASKED, "to", "dtype", "device", "chunks", "shard_size", "durable", "train", "lr", "steps", "epochs", "seconds"
+)  # fmt: skip
 """Arguments of the verbs that are options of a command."""
 
 

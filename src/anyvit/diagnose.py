@@ -69,6 +69,8 @@ SIGNS: tuple[Sign, ...] = (
          "CaiT: class-attention blocks (blocks_token_only) and talking heads; another architecture"),
     Sign(r"to_patch_embedding\.2\.weight$", "unexplained", "vit-pytorch's ViT (lucidrains) norms the pixels of each patch before the patch "
          "matrix and what comes of it; the reference ViT has no such step", "use it in its own library"),
+    Sign(r"(^|\.)attn_layers\.layers\.\d+\.1\.to_q\.", "unexplained", "x-transformers: attention and MLP stand by turns in one list, and "
+         "patches are normed before and after their matrix; the reference ViT has no such steps", "use it in its own library"),
     Sign(r"attn\.gating_param$", "not a ViT", "ConViT: gated positional self-attention (gating_param); another architecture"),
     Sign(r"(^|\.)pos_embed_[xy]$", "unexplained", "positions in two factors, one table for rows and one for columns (timm's NaFlexVit, parfac); "
          "the reference ViT has none", "use timm for this model"),

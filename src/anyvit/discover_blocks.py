@@ -35,9 +35,9 @@ WHY = {
 
 def rules(stack: Stack) -> list[Rule]:
     """The rows of a stack of blocks; a layer that words and shapes leave open has none."""
-    layers = parts(stack.tails)
-    front = stack.head + "{i}"
-    return [rule for role, part in roles(layers, stack.width).items() for rule in _rows(front, role, part, stack.width)]
+    found, front = roles(parts(stack.tails), stack.width), stack.head + "{i}"
+    turned = are_turned(found, found.values(), stack.width)
+    return [rule for role, part in found.items() for rule in _rows(front, role, part, turned)]
 
 
 def roles(layers: list[Part], width: int) -> Roles:
@@ -89,10 +89,22 @@ def _mlp(found: Roles, rest: list[Part], width: int) -> None:
     out = [p for p in rest if sides(p) != (width, width) and sides(p)[0] == width]
     if not into and not out:
         into, out = ([p for p in rest if p.has(rf"\w*{n}")] for n in (1, 2))
-    elif any("kernel" in p.shapes for p in rest):
+    elif are_turned(found, (*rest, *found.values()), width):
         into, out = out, into
     if len(into) == len(out) == 1 and sorted(sides(into[0])) == sorted(sides(out[0])):
         found.update(fc1=into[0], fc2=out[0])
+
+
+def are_turned(found: Roles, layers: Iterable[Part], width: int) -> bool:
+    """Whether matrices are (in, out), as flax's kernels and GPT-2's Conv1D are: a name, a bias or a shape shows it."""
+    if "qkv" in found and found["qkv"].shape == (width, 3 * width):
+        return True
+    return any(part.main == "kernel" or _bias_of_columns(part) for part in layers)
+
+
+def _bias_of_columns(part: Part) -> bool:
+    lengths = {part.shapes[name] for name in part.biases}
+    return len(part.shape) == 2 and part.shape[0] != part.shape[1] and lengths == {part.shape[1:]}
 
 
 def sides(part: Part) -> tuple[int, ...]:
@@ -158,13 +170,13 @@ def _common(one: str, other: str) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _rows(front: str, role: str, part: Part, width: int) -> Iterator[Rule]:
+def _rows(front: str, role: str, part: Part, turned: bool) -> Iterator[Rule]:
     """The rows of one layer."""
     ours = "blocks.{i}." + OURS[role]
     if role in ("ls1", "ls2"):
         yield Rule(front + part.path + part.main, ours)
         return
-    weight, bias = layouts(role, part.shape, part.main == "kernel", width)
+    weight, bias = layouts(role, part.shape, turned)
     why = WHY.get(role, "")
     if part.main == "weight" and part.biases == ("bias",) and weight in (None, FUSED):
         yield Rule(front + part.path + "{p}", ours + ".{p}", weight, why)
@@ -174,17 +186,16 @@ def _rows(front: str, role: str, part: Part, width: int) -> Iterator[Rule]:
         yield Rule(front + part.path + name, ours + ".bias", bias, why)
 
 
-def layouts(role: str, shape: Shape, kernel: bool, width: int) -> tuple[str | None, str | None]:
+def layouts(role: str, shape: Shape, turned: bool) -> tuple[str | None, str | None]:
     """Layouts of a layer's matrix and of its bias, theirs first; None where they are ours.
 
     Arguments:
         role: what the layer is.
         shape: the shape of its matrix.
-        kernel: whether its matrix is called a kernel, which is (in, out).
-        width: the width of the tokens.
+        turned: whether matrices are (in, out).
 
     Example:
-        >>> layouts("fc1", (8, 32), True, 8), layouts("q", (8, 2, 4), True, 8)[0]
+        >>> layouts("fc1", (8, 32), True), layouts("q", (8, 2, 4), True)[0]
         (('i o -> o i', None), 'd heads k -> (heads k) d')
     """
     fused = role in ("qkv", "kv")
@@ -196,7 +207,7 @@ def layouts(role: str, shape: Shape, kernel: bool, width: int) -> tuple[str | No
             if role == "out"
             else ("d heads k -> (heads k) d", "heads k -> (heads k)")
         )
-    turned = len(shape) == 2 and (kernel or (role == "qkv" and shape == (width, 3 * width)))
+    turned = turned and len(shape) == 2
     if fused:
         return "i (parts o) -> parts o i" if turned else FUSED, FUSED
     return "i o -> o i" if turned else None, None

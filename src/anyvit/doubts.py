@@ -8,7 +8,7 @@ from math import isqrt
 
 from anyvit import canon, conform, diagnose, foreign
 from anyvit.lazy import Lazy
-from anyvit.recognise import Match
+from anyvit.recognise import Match, block_prefixes
 from anyvit.report import Finding, fold
 from anyvit.rules import CHECK, Fault, Run, parent
 from anyvit.spec import Fact, Spec
@@ -58,6 +58,10 @@ def problems(
     findings = [*signs, *findings, *_left_over(match, run)]
     if match.dialect.name == DRAFT:
         findings = [replace(f, remedy=MEND) if f.remedy == conform.SPELT else f for f in findings]
+    elif _irregular(match):
+        rows = f'anyvit dialects {match.dialect.name} --json > mine.json, add their rows, dialect="mine.json"'
+        kinds = ("missing", "unexplained")
+        findings = [replace(f, remedy=rows) if f.kind in kinds and f.fatal and f.names else f for f in findings]
     backbone = {n: t for n, t in canonical.items() if canon.is_backbone(n)}
     return findings + [*diagnose.element_types(backbone), *([] if signs else diagnose.short_floats(backbone))]
 
@@ -114,6 +118,15 @@ def _spare_row(fault: Fault, source: Mapping[str, Lazy]) -> str:
 DRAFT = "draft"
 """The name of a dialect that was drafted from names and shapes."""
 MEND = 'name them yourself: anyvit draft FILE --out mine.json, mend its rows, dialect="mine.json"'
+
+
+def _irregular(match: Match) -> bool:
+    """Whether names inside some blocks, and not inside the others, are unknown."""
+    starts = block_prefixes(match.dialect)
+    found = [m for n in match.in_blocks for s in starts if (m := s.match(n[len(match.prefix) :]))]
+    blocks = {m.group() for m in found}
+    depth = 1 + max((hit.numbers.get("i", 0) for hit in match.hits.values()), default=0)
+    return 0 < len(blocks) < depth
 
 
 def _left_over(match: Match, run: Run) -> list[Finding]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from anyvit import api, containers
-from anyvit.errors import BadArgument, NotAViT
+from anyvit.errors import Ambiguous, BadArgument, NotAViT
 from anyvit.lazy import Checkpoint
 from anyvit.model import ViT
 from anyvit.module import checkpoint_of
@@ -107,8 +107,8 @@ def _foreign(name: str, module: nn.Module) -> Side:
     title = f"{library(module)} {type(module).__name__}"
     inner = getattr(module, "_orig_mod", module)
     try:
-        reading = recognise_module(inner).reading
-    except NotAViT:
+        reading = _recognised(inner)
+    except (NotAViT, Ambiguous):
         blocks = likely_blocks(inner)
         if not blocks:
             raise
@@ -117,6 +117,17 @@ def _foreign(name: str, module: nn.Module) -> Side:
     blocks = named_blocks(reading, parts) or likely_blocks(inner)
     norm = parts.get(_plain(_origin(reading, "norm.weight")).rpartition(".")[0] or "-")
     return Side(name, title, inner, reading, blocks, norm, _computed(inner), _computed(inner), False)
+
+
+def _recognised(module: nn.Module) -> Reading:
+    """A module's names and shapes, read by a dialect or by a draft."""
+    try:
+        return recognise_module(module).reading
+    except NotAViT as error:
+        try:
+            return recognise_module(module, "draft").reading
+        except (NotAViT, Ambiguous, BadArgument):
+            raise error from None
 
 
 def library(module: nn.Module) -> str:

@@ -55,7 +55,8 @@ def built(table: Any, path: str = "the table") -> Dialect:
         raise BadArgument(f"{path} holds no table of a dialect", found=found, remedy=remedy) from error
     dialect = Dialect(rules=rules, **{"name": "mine", "source": path, "title": path, **more})
     if faults := laws.check(dialect):
-        raise BadArgument(f"the table in {path} breaks the laws of dialects", names=faults, remedy=remedy)
+        usual = 'two rows for one of our names: the older spelling has "reads_only": true'
+        raise BadArgument(f"the table in {path} breaks the laws of dialects", names=faults, usual=usual, remedy=remedy)
     return dialect
 
 
