@@ -56,6 +56,14 @@ def test_names_are_unique() -> None:
 
 
 @every
+def test_what_stands_in_for_a_dialect_is_of_its_project(dialect: Dialect) -> None:
+    others = [get(name) for name in dialect.also]
+    assert len({*dialect.also, dialect.name}) == len(others) + 1
+    assert all(other.name.split("-")[0] == dialect.name.split("-")[0] and writable(other) for other in others)
+    assert all(check(replace(dialect, rules=rules)) == [] for rules in dialect.instead.values())
+
+
+@every
 def test_writes_a_patch_kernel_and_blocks(dialect: Dialect) -> None:
     names = writable(dialect)
     if dialect.name == "timm-parallel-things":

@@ -39,6 +39,7 @@ HF_CLIP = Dialect(
     lineage="hf-clip",
     root="vision_model.",
     requires=(*ROWS, "norm.weight", "embed.norm.weight", *ALL_BIASES),
+    classifier=("unnormed",),
 )
 
 HF_CLIP_MEMORY = replace(
@@ -58,6 +59,7 @@ HF_OWLVIT = replace(
     ),
     source="huggingface/transformers v5.23.0: models/{owlvit,owlv2}/modeling_*.py",
     title="Hugging Face OWL-ViT and OWLv2",
+    classifier=(),
 )
 
 DIALECTS = (HF_CLIP, HF_CLIP_MEMORY, HF_OWLVIT)
