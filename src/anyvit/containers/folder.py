@@ -20,15 +20,16 @@ Opener = Callable[[], Checkpoint]
 STANDARD = (
     "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin", "flax_model.msgpack",
+    "open_clip_pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.weights.h5",
 )  # fmt: skip
 """The names that hubs give to weights, those opened first before the others.
 
 Source: huggingface/transformers, src/transformers/utils/__init__.py (SAFE_WEIGHTS_NAME, WEIGHTS_NAME,
-FLAX_WEIGHTS_NAME); mlfoundations/open_clip, src/open_clip/constants.py (HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME).
+FLAX_WEIGHTS_NAME, TF2_WEIGHTS_NAME); keras-team/keras-hub, src/utils/preset_utils.py (MODEL_WEIGHTS_FILE);
+mlfoundations/open_clip, src/open_clip/constants.py (HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME).
 """
 WEIGHTS = (
-    ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".msgpack", ".onnx", ".pth.tar", ".pt.tar", ".pkl", ".h5",
+    ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".msgpack", ".onnx", ".pth.tar", ".pt.tar", ".pkl", ".h5", ".keras",
 )  # fmt: skip
 """Suffixes of files that may hold weights."""
 ORBAX = ("manifest.ocdbt", "_METADATA")

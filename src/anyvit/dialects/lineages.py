@@ -704,6 +704,15 @@ LINEAGES: tuple[Lineage, ...] = (
         "mmseg", ("mmseg",), {"eps": 1e-6, "act": "gelu", "resample": "mmpretrain", **IMAGENET},
         "mmsegmentation mmseg/models/backbones/vit.py: LN eps 1e-6, GELU, bicubic to size=", heads=WIDE,
     ),
+    Lineage(
+        "vit-keras", ("vit-keras",), {"eps": 1e-6, "act": "gelu", "resample": "google", **HALF},
+        "vit-keras vit_keras/{vit,layers,utils}.py: epsilon=1e-6, gelu(approximate=False), zoom order 1; preprocess_inputs mode tf",
+        heads=WIDE,
+    ),
+    Lineage(
+        "keras-hub", ("keras-hub-vit",), {"eps": 1e-6, "act": "gelu", "resample": "none", **HALF},
+        "keras_hub/src/models/vit/{vit_backbone,vit_layers}.py: layer_norm_epsilon=1e-6, activation='gelu' (erf)", heads=WIDE,
+    ),
     Lineage("anyvit", ("anyvit", "anyvit-dit"), {}, "anyvit's own state dict; its metadata holds the spec", heads=WIDE),
 )  # fmt: skip
 
