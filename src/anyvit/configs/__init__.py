@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyvit.configs import args, hf, open_clip, preprocess, stamp, timm
+from anyvit.configs import args, hf, keras, open_clip, preprocess, stamp, timm
 from anyvit.configs.args import reconcile
 from anyvit.configs.constructors import constructors
 from anyvit.configs.hf import head_pool
@@ -50,6 +50,8 @@ def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
     siblings = checkpoint.siblings
     found = [_graph(checkpoint), args.believable(args.read(checkpoint.extras), checkpoint.tensors)]
     configs = [_config(siblings[name], name) for name in ("config.json",) if name in siblings]
+    if "model_config" in checkpoint.extras and keras.is_keras(checkpoint.extras["model_config"]):
+        configs.append(keras.read(checkpoint.extras["model_config"], "model_config"))
     if "open_clip_config.json" in siblings:
         configs.append(open_clip.read(siblings["open_clip_config.json"]))
     if dialect.startswith(("timm", "hf-")):
@@ -81,6 +83,8 @@ def _graph(checkpoint: Checkpoint) -> Given:
 
 def _config(config: Any, source: str) -> Given:
     """A config.json, which timm, Hugging Face and open_clip all write under this name."""
+    if keras.is_keras(config):
+        return keras.read(config, source)
     if isinstance(config, Mapping) and isinstance(config.get("architecture"), str):
         return timm.read(config, source)
     if isinstance(config, Mapping) and ("model_cfg" in config or "vision_cfg" in config):

@@ -44,8 +44,11 @@ _NO_WEIGHTS = re.compile(
     r"((optim(izer)?|scheduler|scaler|training_args|random_states|rng_state|sampler)[._-]|.*optim_states).*",
     re.IGNORECASE,
 )
-_OTHER_MODELS = re.compile(r"(pytorch_)?model(_\d+|\.\w+)\.(safetensors|bin)|consolidated(\.\d+)?\.(safetensors|pth)")
-"""Files of a second model or another precision: Accelerate's `model_1.safetensors`, `model.fp16.safetensors`, Mistral's own."""
+_OTHER_MODELS = re.compile(
+    r"(pytorch_)?model(_\d+|\.\w+)\.(safetensors|bin)|consolidated(\.\d+)?\.(safetensors|pth)|task\.weights\.h5"
+)
+"""Files of a second model, another precision or a head: Accelerate's `model_1.safetensors`, `model.fp16.safetensors`,
+Mistral's own, KerasHub's `task.weights.h5`."""
 _NO_MODEL = re.compile(r"optim(izer)?([._-].*)?", re.IGNORECASE)
 """Folders of an optimizer's state: Accelerate's `optimizer_0`."""
 _RANK = re.compile(r"(?P<before>.*?)(?<![A-Za-z])(?P<rank>rank[_-]?\d+)(?P<after>.*)")

@@ -193,7 +193,7 @@ class _Tree:
 
     def notes(self, group: Any, path: str) -> None:
         """What Keras notes at a group: the names of its layers, or what its model calls this layer."""
-        if layers := list(_names(group, "layer_names", self.path)):
+        if path in hdf5_names.LISTED and (layers := list(_names(group, "layer_names", self.path))):
             self.layers[path] = tuple(layers)
         if path.rpartition("/")[2] == "vars" and (title := _attribute(group, "name", self.path)):
             self.titles[path.rpartition("/")[0]] = str(title)

@@ -6,6 +6,7 @@ import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,7 @@ def located(item: Any, source: Window, path: str, name: str) -> Array | str:
     """
     from h5py import h5d
 
-    kind = element(item.get_type())
+    kind = element(item.get_type().encode())
     shape = item.get_space().shape
     if kind is None:
         return "values that are no numbers of a known type"
@@ -246,13 +247,15 @@ def _blocks(
     return Array(shape, dtype, swapped, chunks=tuple(chunks), block=tuple(block), filters=filters)
 
 
-def element(kind: Any) -> tuple[str, bool] | None:
+@lru_cache(maxsize=256)
+def element(encoded: bytes) -> tuple[str, bool] | None:
     """An HDF5 type as an element type and whether it is big-endian; None for what is no plain number.
 
     Two opaque bytes are a bfloat16, which numpy and so Keras write as void.
     """
     from h5py import h5t
 
+    kind = h5t.decode(encoded)
     if kind.get_class() == h5t.OPAQUE:
         return ("bfloat16", False) if kind.get_size() == 2 else None
     for dtype, code in _CODES.items():

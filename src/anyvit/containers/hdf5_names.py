@@ -6,12 +6,13 @@ Three layouts: the legacy one (`layer_names` at a group: below it, `<layer>/<nam
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 INDEX = ":0"
 """TensorFlow puts the number of an operation's output behind the name of a variable; it is always 0."""
-WEIGHTS = "model_weights"
-"""The group that holds the weights where a whole model was saved."""
+LISTED = ("", "model_weights")
+"""Groups that may list layers: the root, and the one that holds the weights where a whole model was saved."""
 
 
 def spelt(paths: Collection[str], layers: Mapping[str, Sequence[str]], titles: Mapping[str, str]) -> dict[str, str]:
@@ -29,25 +30,28 @@ def spelt(paths: Collection[str], layers: Mapping[str, Sequence[str]], titles: M
         {'layers/dense/vars/0': 'layers/head/vars/0'}
     """
     plain = {path: _titled(path.removesuffix(INDEX), titles) for path in paths}
-    short = {path: _own(name, layers) for path, name in plain.items()}
-    for names in (short, plain):
-        if len(set(names.values())) == len(names):
-            return names
-    return {path: path for path in paths}
+    layer = {path: _layer(name, layers) for path, name in plain.items()}
+    short = {path: name[len(layer[path]) :] for path, name in plain.items()}
+    # where two layers have a weight of one name, both keep their layers' names
+    shared = {name for name, count in Counter(short.values()).items() if count > 1}
+    full = {layer[path] for path, name in short.items() if name in shared}
+    names = {path: plain[path] if layer[path] in full else name for path, name in short.items()}
+    return names if len(set(names.values())) == len(names) else {path: path for path in paths}
 
 
-def _own(path: str, layers: Mapping[str, Sequence[str]]) -> str:
-    """The name of the weight itself, where a group of its layer stands before it.
+def _layer(path: str, layers: Mapping[str, Sequence[str]]) -> str:
+    """What stands before the name of the weight itself: the groups of its layer; "" where there are none.
 
     The name of a layer may hold "/" itself, as vit-keras' do before 0.2.
     """
-    for group in ("", WEIGHTS):
+    for group in LISTED:
         head = f"{group}/" if group else ""
         if group in layers and path.startswith(head):
             inner = path[len(head) :]
-            layer = max((name for name in layers[group] if inner.startswith(name + "/")), key=len, default="")
-            return inner[len(layer) + 1 :] if layer else inner
-    return path
+            return head + max(
+                (f"{name}/" for name in layers[group] if inner.startswith(f"{name}/")), key=len, default=""
+            )
+    return ""
 
 
 def _titled(path: str, titles: Mapping[str, str]) -> str:

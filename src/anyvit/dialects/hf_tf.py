@@ -17,7 +17,8 @@ from anyvit.dialects.hf_deit import HF_DEIT
 from anyvit.dialects.hf_mae import HF_MAE
 from anyvit.dialects.hf_vit import HF_VIT
 from anyvit.dialects.layers import retold
-from anyvit.rules import Dialect
+from anyvit.dialects.sam import HF_SAM
+from anyvit.rules import Dialect, R, Rule
 
 
 def spell(name: str) -> str:
@@ -32,12 +33,14 @@ def spell(name: str) -> str:
     return beside + re.sub(r"\.(?!_|\{i\})", "/", name)
 
 
-def tf(dialect: Dialect, model: str, file: str) -> Dialect:
-    """The dialect of the same model in TensorFlow."""
+def tf(dialect: Dialect, model: str, file: str, *own: Rule) -> Dialect:
+    """The dialect of the same model in TensorFlow, some of whose layers write their weights in a way of their own."""
+    known = {rule.ours for rule in own}
+    rules = retold([rule for rule in dialect.rules if rule.ours not in known], "gamma|beta", "embeddings", spell)
     return replace(
         dialect,
         name=dialect.name + "-tf",
-        rules=retold(dialect.rules, "gamma|beta", "embeddings", spell),
+        rules=(*rules, *own),
         source=f"huggingface/transformers v4.49.0: models/{file}, modeling_tf_pytorch_utils.py",
         title=f"transformers {model} (TensorFlow)",
         tower=dialect.tower.replace(".", "/"),
@@ -53,5 +56,9 @@ HF_DEIT_TF = tf(HF_DEIT, "TFDeiTModel", "deit/modeling_tf_deit.py")
 HF_CLIP_TF = tf(HF_CLIP, "TFCLIPModel", "clip/modeling_tf_clip.py")
 HF_MAE_TF = tf(HF_MAE, "TFViTMAEModel", "vit_mae/modeling_tf_vit_mae.py")
 HF_DATA2VEC_TF = tf(HF_DATA2VEC, "TFData2VecVisionModel", "data2vec/modeling_tf_data2vec_vision.py")
+HF_SAM_TF = tf(
+    *(HF_SAM, "TFSamVisionEncoder", "sam/modeling_tf_sam.py"),
+    R("neck/<layer_norm1|layer_norm2>/{p}", "neck.<norm1|norm2>.{p}", why="TFSamLayerNorm"),
+)
 
-DIALECTS = (HF_VIT_TF, HF_DEIT_TF, HF_CLIP_TF, HF_MAE_TF, HF_DATA2VEC_TF)
+DIALECTS = (HF_VIT_TF, HF_DEIT_TF, HF_CLIP_TF, HF_MAE_TF, HF_DATA2VEC_TF, HF_SAM_TF)

@@ -61,7 +61,7 @@ VIT_KERAS = Dialect(
     title="vit-keras before 0.2 (.h5)",
     lineage="vit-keras",
     container="hdf5",
-    requires=("embed.cls", "embed.pos_prefix", "embed.patch.bias", "norm.weight", *ALL_BIASES),
+    requires=("embed.pos_prefix", "embed.patch.bias", "norm.weight", *ALL_BIASES),
 )
 U = "Transformer_encoderblock_{i}"
 MLP = f"{U}/MlpBlock_3/{U}_<Dense_0|Dense_1>"
@@ -112,8 +112,7 @@ KERAS_HUB = Dialect(
     title="KerasHub ViTBackbone (.h5)",
     lineage="keras-hub",
     container="hdf5",
-    prefix_rows="cls",
-    requires=("norm.weight", "norm.bias"),
+    requires=("embed.pos_prefix", "norm.weight", "norm.bias"),
 )
 LAYERS = (
     (STEM, "layers/" + STEM),

@@ -37,10 +37,11 @@ def _retold(rule: Rule, norm: str, table: str) -> Iterator[Rule]:
     ours = rule.ours
     if ours is None:
         every = "|".join(dict.fromkeys(("kernel", "bias", *norm.split("|"))))
-        name = re.sub(r"\.weight$", ".kernel", rule.theirs)
-        yield replace(rule, theirs=name.replace("{p}", f"<{every}>"))
+        theirs = re.sub(r"\.weight$", ".kernel", rule.theirs)
+        yield replace(rule, theirs=theirs.replace("{p}", f"<{every}>"))
         return
-    role = canon.role(_one(rule))
+    name = _one(rule)
+    role = canon.role(name)
     if "{p}" not in rule.theirs:
         weight = rule.theirs.removesuffix(".weight")
         if weight == rule.theirs:
@@ -48,14 +49,14 @@ def _retold(rule: Rule, norm: str, table: str) -> Iterator[Rule]:
         elif role in ("position", "embed") and "patch" not in ours:
             yield replace(rule, theirs=f"{weight}.{table}")
         else:
-            yield replace(rule, theirs=f"{weight}.kernel", axes=_kernel(rule))
+            yield replace(rule, theirs=f"{weight}.kernel", axes=_kernel(rule, name))
         return
     if role == "norm":
         yield replace(rule, theirs=rule.theirs.replace("{p}", f"<{norm}>"))
         return
-    for part, name in (("weight", "kernel"), ("bias", "bias")):
-        axes = _kernel(rule) if part == "weight" else rule.axes
-        yield replace(rule, theirs=rule.theirs.replace("{p}", name), ours=ours.replace("{p}", part), axes=axes)
+    for part, word in (("weight", "kernel"), ("bias", "bias")):
+        axes = _kernel(rule, name) if part == "weight" else rule.axes
+        yield replace(rule, theirs=rule.theirs.replace("{p}", word), ours=ours.replace("{p}", part), axes=axes)
 
 
 def _one(rule: Rule) -> str:
@@ -65,8 +66,9 @@ def _one(rule: Rule) -> str:
     return ours.fill(dict.fromkeys(ours.variables, 0), (0,) * len(ours.ones), (0,) * len(ours.lists))
 
 
-def _kernel(rule: Rule) -> str:
+def _kernel(rule: Rule, name: str) -> str:
     """The layout of a rule's kernel."""
-    if rule.ours in ("embed.patch.{p}", "embed.patch.weight"):
+    entry = canon.lookup(name)
+    if entry is not None and len(entry[0].weight.split()) == 4:
         return CONV
     return "i (parts o) -> parts o i" if rule.axes == QKV else DENSE
