@@ -87,7 +87,7 @@ def _json(data: bytes | str, where: str) -> Any:
 
 def _listed(file: LocalFile, start: int, size: int, path: str, container: str) -> Checkpoint:
     try:
-        import h5py
+        h5py = hdf5_data.library()
     except ImportError as error:
         raise needs("hdf5", "h5py", f"to read {path}, an HDF5 file") from error
     source = hdf5_data.Window(file, start, size)
@@ -124,9 +124,7 @@ class _Tree:
 
     def walk(self, root: Any) -> None:
         """Visits every group once."""
-        from h5py import h5g
-
-        group = h5g.open(root, b"/")
+        group = hdf5_data.library().h5g.open(root, b"/")
         self.first(group, "/")
         self.notes(group, "")
         waiting = [("", group)]
@@ -145,35 +143,32 @@ class _Tree:
 
     def first(self, item: Any, path: str) -> str | None:
         """The path under which an object was met before; it is remembered where there is none."""
-        from h5py import h5o
-
-        address = h5o.get_info(item).addr
+        address = hdf5_data.library().h5o.get_info(item).addr
         known = self.seen.setdefault(address, path)
         return None if known == path else known
 
     def visit(self, group: Any, path: str, name: bytes) -> Any:
         """A group to go into; an array is taken down, anything else is passed over."""
-        from h5py import h5d, h5g, h5l, h5o
-
+        h5py = hdf5_data.library()
         link = group.links.get_info(name).type
-        if link == h5l.TYPE_SOFT:
+        if link == h5py.h5l.TYPE_SOFT:
             return self.skip(path, "soft links, which are not followed")
-        if link != h5l.TYPE_HARD:
+        if link != h5py.h5l.TYPE_HARD:
             raise UnsafeError(
                 f"{self.path} links to another file, which is not followed", names=[path],
                 usual="a file that was split by hand, or a forged one",
                 remedy="copy what it links to into one file: h5repack or h5py's copy with expand_external=True",
             )  # fmt: skip
-        item = h5o.open(group, name)
+        item = h5py.h5o.open(group, name)
         before = self.first(item, path)
-        if isinstance(item, h5g.GroupID):
+        if isinstance(item, h5py.h5g.GroupID):
             if before is not None:
                 raise UnsafeError(
                     f"{self.path} holds a group in two places", names=[before, path], usual="a forged file"
                 )
             self.notes(item, path)
             return item
-        if not isinstance(item, h5d.DatasetID):
+        if not isinstance(item, h5py.h5d.DatasetID):
             return self.skip(path, "named types")
         if before is not None and before in self.arrays:
             self.aliases[path] = before
@@ -221,15 +216,13 @@ def _names(group: Any, name: str, path: str) -> Iterator[str]:
 
 def _attribute(group: Any, name: str, path: str) -> Any:
     """The value of an attribute, None where there is none."""
-    from h5py import AttributeManager, h5a
-
-    key = name.encode()
-    if not h5a.exists(group, key):
+    h5py, key = hdf5_data.library(), name.encode()
+    if not h5py.h5a.exists(group, key):
         return None
-    size = h5a.open(group, key).get_storage_size()
+    size = h5py.h5a.open(group, key).get_storage_size()
     if size > TEXT_LIMIT:
         raise UnsafeError(f"{path} holds an implausibly long attribute", names=[name], found=f"{size} bytes")
-    value = AttributeManager(_Holder(group))[name]
+    value = h5py.AttributeManager(_Holder(group))[name]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 

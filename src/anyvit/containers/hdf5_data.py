@@ -25,6 +25,13 @@ COMPACT_LIMIT = 1 << 16
 AXES_LIMIT = 32
 
 
+def library() -> Any:
+    """h5py, whose low-level modules have no types."""
+    import h5py  # pyright: ignore[reportMissingImports]
+
+    return h5py
+
+
 @dataclass(frozen=True)
 class Window:
     """A part of a file, which is an HDF5 file."""
@@ -175,8 +182,7 @@ def located(item: Any, source: Window, path: str, name: str) -> Array | str:
     Raises:
         UnsafeError: it lies in another file or outside this one, or claims what cannot be.
     """
-    from h5py import h5d
-
+    h5d = library().h5d
     kind = element(item.get_type().encode())
     shape = item.get_space().shape
     if kind is None:
@@ -213,8 +219,8 @@ def located(item: Any, source: Window, path: str, name: str) -> Array | str:
 
 def _held(item: Any, shape: Sequence[int], dtype: str, swapped: bool, size: int) -> Array | str:
     import numpy as np
-    from h5py import h5s
 
+    h5s = library().h5s
     if size > COMPACT_LIMIT:
         return "arrays that do not fit into their header"
     room = np.empty(tuple(shape), f"V{ITEMSIZE[dtype]}")
@@ -253,8 +259,7 @@ def element(encoded: bytes) -> tuple[str, bool] | None:
 
     Two opaque bytes are a bfloat16, which numpy and so Keras write as void.
     """
-    from h5py import h5t
-
+    h5t = library().h5t
     kind = h5t.decode(encoded)
     if kind.get_class() == h5t.OPAQUE:
         return ("bfloat16", False) if kind.get_size() == 2 else None
