@@ -65,6 +65,9 @@ def say(state: Adapted, to: str | Dialect, chunks: int | None = None, *, folder:
     raise refusal
 
 
+REGISTER = "register the model in timm (timm.models.register_model) and name it in the configuration"
+
+
 def _say(state: Adapted, dialect: Dialect, chunks: int | None, folder: bool) -> Said:
     """The tensors in one dialect, and its config files."""
     for name, rules in dialect.instead.items():
@@ -76,8 +79,9 @@ def _say(state: Adapted, dialect: Dialect, chunks: int | None, folder: bool) -> 
     said = configs.write(done.spec, dialect.name, done.tensors)
     unsaid = said.unsaid if said.files and folder else assumed_otherwise(names, dialect, done.spec)
     _insist(dialect, done, unsaid)
-    findings = tuple(_unsayable(name, why, done.spec) for name, why in unsaid.items())
-    return Said(dialect, names, done, said.files, findings)
+    findings = [_unsayable(name, why, done.spec) for name, why in unsaid.items()]
+    findings += [Finding("note", (), text, REGISTER) for text in said.notes if folder]
+    return Said(dialect, names, done, said.files, tuple(findings))
 
 
 def fitted(state: Adapted, dialect: Dialect, chunks: int | None = None) -> fit.Fitted:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyvit.configs import args, hf, keras, open_clip, preprocess, stamp, timm
+from anyvit.configs import args, hf, keras, open_clip, open_clip_trunk, preprocess, stamp, timm
 from anyvit.configs.args import reconcile
 from anyvit.configs.constructors import constructors
 from anyvit.configs.hf import head_pool
@@ -30,10 +30,12 @@ class Written:
     Arguments:
         files: file name → content, for JSON.
         unsaid: Spec field → why the target cannot say its value; with an entry the opened model may compute otherwise.
+        notes: why a file that the target has elsewhere was not made.
     """
 
     files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     unsaid: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
@@ -100,7 +102,7 @@ def write(spec: Spec, dialect: str, names: Collection[str] = ()) -> Written:
 
     Hugging Face dialects and InternViT get config.json and preprocessor_config.json (for `from_pretrained(folder)`),
     timm's a hub config.json (for `timm.create_model("local-dir:OUT", pretrained=True)`), open_clip an
-    open_clip_config.json of the image tower; the others nothing.
+    open_clip_config.json of the image tower, timm's towers where a registered name is just this model; the others nothing.
 
     Arguments:
         spec: the architecture that is written.
@@ -118,4 +120,7 @@ def write(spec: Spec, dialect: str, names: Collection[str] = ()) -> Written:
     if dialect in open_clip.DIALECTS:
         files, unsaid = open_clip.write(spec, names)
         return Written(files if dialect == "open_clip" else {}, unsaid)
+    if dialect in open_clip_trunk.TRUNKS:
+        files, notes = open_clip.write_trunk(spec, dialect, names)
+        return Written(files, notes=notes)
     return Written()
