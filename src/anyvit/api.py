@@ -102,7 +102,14 @@ def load(
     wanted = Wanted(
         patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
     )  # fmt: skip
-    return _loaded(path, Ask(weights, dialect, heads, grid, values=True), wanted, device, dtype, check)
+    return _loaded(
+        path,
+        Ask(weights, dialect, heads, grid, True, {"in_chans": in_chans, "patch_size": patch_size}),
+        wanted,
+        device,
+        dtype,
+        check,
+    )
 
 
 def _loaded(
@@ -176,7 +183,9 @@ def load_into(
     from anyvit.into import fill
 
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token)
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True), check)
+    found = _understood(
+        path, Ask(weights, dialect, heads, grid, True, {"in_chans": in_chans, "patch_size": patch_size}), check
+    )
     return fill(module, found, wanted, init=init, check=check)
 
 
@@ -228,7 +237,9 @@ def convert(
     wanted = Wanted(
         patch_size, image_size, in_chans, num_classes, condition, resample, registers, cls_token, layer_scale, fuse_norms
     )  # fmt: skip
-    found = _understood(path, Ask(weights, dialect, heads, grid, values=True), check)
+    found = _understood(
+        path, Ask(weights, dialect, heads, grid, True, {"in_chans": in_chans, "patch_size": patch_size}), check
+    )
     state = _adapted(found, wanted)
     if dtype is None:
         state = replace(state, tensors={n: as_in(found.tensors.get(n), t) for n, t in state.tensors.items()})

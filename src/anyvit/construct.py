@@ -62,7 +62,9 @@ def build(
     if library not in makers or not name:
         raise BadArgument("a module is named by its library", found=what, expected='"timm:NAME" or "hf:CLASS"')
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, None, resample)
-    found = api._understood(path, Ask(weights, dialect, heads, grid), None)
+    found = api._understood(
+        path, Ask(weights, dialect, heads, grid, pixels={"in_chans": in_chans, "patch_size": patch_size}), None
+    )
     assert found.spec is not None
     state = adapt.adapt(found.tensors, found.spec, wanted)
     module = makers[library](name, state)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyvit import adaln, configs, containers, integrity, lazy, places, provenance
+from anyvit import adaln, configs, containers, integrity, lazy, linear, places, provenance
 from anyvit.adapt import Adapted
 from anyvit.dtypes import ITEMSIZE, is_floating
 from anyvit.errors import BadArgument
@@ -72,7 +72,7 @@ def _untold(out: Path, spec: Spec, dialect: Dialect) -> tuple[Finding, ...]:
         found.append(Finding("note", (), cause, f"its reader has to be told: grid=({spec.grid[0]}, {spec.grid[1]})"))
     if spec.in_chans != dialect.sizes.get("c", spec.in_chans):
         cause = f"npz has no place for the number of channels of linear patches, {spec.in_chans}"
-        remedy = f'dialect=dataclasses.replace(anyvit.dialects.get("{dialect.name}"), sizes={{"c": {spec.in_chans}}})'
+        remedy = linear.remedy(spec, dialect.name)
         found.append(Finding("note", (), cause, f"its reader has to be told: {remedy}"))
     return tuple(found)
 
