@@ -456,7 +456,7 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon head.weight",), heads=WIDE,
     ),
     Lineage(
-        "hf-clip", ("hf-clip", "hf-clip-memory", "hf-owlvit"),
+        "hf-clip", ("hf-clip", "hf-clip-memory", "hf-owlvit", "hf-altclip"),
         {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, **CLIP},
         "transformers CLIPVisionConfig: hidden_act='quick_gelu'; last_hidden_state stands before post_layernorm",
         heads=WIDE,
@@ -703,6 +703,12 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "mmseg", ("mmseg",), {"eps": 1e-6, "act": "gelu", "resample": "mmpretrain", **IMAGENET},
         "mmsegmentation mmseg/models/backbones/vit.py: LN eps 1e-6, GELU, bicubic to size=", heads=WIDE,
+    ),
+    Lineage(
+        "cogvlm", ("cogvlm",),
+        {"eps": 1e-6, "act": "gelu", "block_norm": "post", "resample": "none", "pool": "none", **CLIP},
+        "zai-org/cogvlm-chat-hf visual.py, config.json: layer_norm_eps 1e-6, hidden_act gelu, 16 heads at 1792; branches are "
+        "normed before they are added, no norm after the last block", heads=WIDE,
     ),
     Lineage(
         "vit-keras", ("vit-keras",), {"eps": 1e-6, "act": "gelu", "resample": "google", **HALF},
