@@ -246,6 +246,37 @@ def test_an_archive_is_read_in_place(tmp_path: Path, path: Path) -> None:
         open_checkpoint(tmp_path / "c.keras")
 
 
+def test_weights_that_keras_cut_into_files(tmp_path: Path) -> None:
+    """Only the first file says what the model calls a layer that lies in two."""
+    with h5py.File(tmp_path / "model_00000.weights.h5", "w") as file:
+        file["layers/dense/vars/0"] = np.ones((3, 2), "float32")
+        file["layers/dense/vars"].attrs["name"] = "head"
+    with h5py.File(tmp_path / "model_00001.weights.h5", "w") as file:
+        file["layers/dense/vars/1"] = np.zeros(2, "float32")
+    index = tmp_path / "model.weights.json"
+    names = ["model_00000.weights.h5", "model_00001.weights.h5"]
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"/layers/dense/vars": names, "/optimizer": names[0]}}))
+    for source in (index, tmp_path):
+        assert sorted(open_checkpoint(source).tensors) == ["layers/head/vars/0", "layers/head/vars/1"]
+    for wrong in ([7], "../model_00000.weights.h5"):
+        index.write_text(json.dumps({"weight_map": {"/layers": wrong}}))
+        with pytest.raises(UnsafeError):
+            open_checkpoint(index)
+    index.write_text(json.dumps({"weight_map": {"/layers": [*names, "model_00002.weights.h5"]}}))
+    with pytest.raises(FileError, match="1 of 3 shards are missing"):
+        open_checkpoint(index)
+
+
+def test_a_weight_map_of_tensorflows_counts_outputs_and_names_the_model(tmp_path: Path) -> None:
+    for number, name in enumerate(("vit/a/kernel", "vit/b/kernel")):
+        with h5py.File(tmp_path / f"tf_model-0000{number + 1}-of-00002.h5", "w") as file:
+            file[name] = np.ones(2, "float32")
+    where = {f"tf_model/vit/{n}/kernel:0": f"tf_model-0000{i}-of-00002.h5" for i, n in ((1, "a"), (2, "b"))}
+    (tmp_path / "tf_model.h5.index.json").write_text(json.dumps({"weight_map": where}))
+    found = open_checkpoint(tmp_path)
+    assert sorted(found.tensors) == ["vit/a/kernel", "vit/b/kernel"] and not found.notes
+
+
 def test_without_h5py_the_extra_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(90))
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)

@@ -20,7 +20,8 @@ Opener = Callable[[], Checkpoint]
 STANDARD = (
     "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.weights.h5",
+    "open_clip_pytorch_model.bin", "flax_model.msgpack", "flax_model.msgpack.index.json", "tf_model.h5",
+    "tf_model.h5.index.json", "model.weights.h5", "model.weights.json",
 )  # fmt: skip
 """The names that hubs give to weights, those opened first before the others.
 

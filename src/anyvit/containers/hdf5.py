@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -22,7 +22,7 @@ from anyvit.containers.files import LocalFile
 from anyvit.containers.limits import NAME_LIMIT, check_total
 from anyvit.containers.single import by_number
 from anyvit.containers.zips import STORED, Member
-from anyvit.errors import FileError, UnsafeError, needs
+from anyvit.errors import AnyvitError, FileError, UnsafeError, needs
 from anyvit.lazy import Checkpoint, Lazy, Note
 
 DEPTH_LIMIT = 100
@@ -85,28 +85,49 @@ def _json(data: bytes | str, where: str) -> Any:
         raise FileError(f"{where}: the configuration is damaged: no JSON ({str(error)[:200]})") from error
 
 
+def read_parts(paths: Sequence[Path], folder: Path) -> Checkpoint:
+    """Opens the files into which Keras cut one model's weights; only some of them say what the model calls its layers.
+
+    Arguments:
+        paths: the files, all of them.
+        folder: where they lie.
+    """
+    files = [LocalFile(path) for path in paths]
+    trees = [_tree(file, 0, file.size, str(path)) for file, path in zip(files, paths, strict=True)]
+    titles = {path: title for tree in trees for path, title in tree.titles.items()}
+    parts = [tree.checkpoint("hdf5", titles) for tree in trees]
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+    aliases = {name: first for part in parts for name, first in part.aliases.items()}
+    notes = tuple(note for part in parts for note in part.notes)
+    return Checkpoint(tensors, "hdf5", str(folder), aliases=aliases, notes=notes)
+
+
 def _listed(file: LocalFile, start: int, size: int, path: str, container: str) -> Checkpoint:
+    return _tree(file, start, size, path).checkpoint(container)
+
+
+def _tree(file: LocalFile, start: int, size: int, path: str) -> _Tree:
     try:
         h5py = hdf5_data.library()
     except ImportError as error:
         raise needs("hdf5", "h5py", f"to read {path}, an HDF5 file") from error
     source = hdf5_data.Window(file, start, size)
+    tree = _Tree(source, path)
     try:
         with h5py.File(source.stream(), "r") as opened:
-            tree = _Tree(source, path)
             tree.walk(opened.id)
-            names = hdf5_names.spelt(tree.arrays, tree.layers, tree.titles)
-            extras = {name: _json(text, path) for name in CONFIGS if (text := _attribute(opened.id, name, path))}
-            return tree.checkpoint(names, extras, container)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        if isinstance(error, (FileError, UnsafeError)):
-            raise
+            for name in CONFIGS:
+                if (text := _attribute(opened.id, name, path)) is not None:
+                    tree.extras[name] = _json(text, path)
+    except AnyvitError:
+        raise
+    except Exception as error:  # what h5py raises of a damaged file is of a dozen kinds
         raise FileError(
-            f"{path} is a damaged HDF5 file",
-            found=str(error)[:200],
+            f"{path} is a damaged HDF5 file", found=str(error)[:200],
             usual="a download or copy that was cut, or a training run that was stopped while it saved",
             remedy="fetch the file again",
-        ) from error
+        ) from error  # fmt: skip
+    return tree
 
 
 @dataclass
@@ -121,6 +142,7 @@ class _Tree:
     aliases: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     seen: dict[int, str] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
 
     def walk(self, root: Any) -> None:
         """Visits every group once."""
@@ -193,14 +215,16 @@ class _Tree:
         if path.rpartition("/")[2] == "vars" and (title := _attribute(group, "name", self.path)):
             self.titles[path.rpartition("/")[0]] = str(title)
 
-    def checkpoint(self, names: Mapping[str, str], extras: Mapping[str, Any], container: str) -> Checkpoint:
+    def checkpoint(self, container: str, titles: Mapping[str, str] | None = None) -> Checkpoint:
+        """The arrays under the names that Keras gives them; `titles` of all parts, where there are several."""
+        names = hdf5_names.spelt(self.arrays, self.layers, self.titles if titles is None else titles)
         claimed = sum(max(prod(a.shape) * a.itemsize, a.chunk) for p, a in self.arrays.items() if p not in self.aliases)
         check_total(self.path, claimed, self.source.size, "arrays that unpack to, or share, many times their bytes")
         order = sorted(self.arrays, key=lambda path: by_number(names[path]))
         tensors: dict[str, Lazy] = {names[path]: self.arrays[path].lazy(names[path]) for path in order}
         notes = tuple(Note("unread", tuple(paths), f"not read: {why}") for why, paths in self.skipped.items())
         aliases = {names[path]: names[other] for path, other in self.aliases.items()}
-        return Checkpoint(tensors, container, self.path, extras, aliases, notes)
+        return Checkpoint(tensors, container, self.path, self.extras, aliases, notes)
 
 
 def _names(group: Any, name: str, path: str) -> Iterator[str]:
