@@ -6,13 +6,13 @@ Keras writes weights in two ways: under their own names (`.h5`), or numbered in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from anyvit.dialects.layers import CONV, DENSE
 from anyvit.dialects.openai_clip import POSITIONS
-from anyvit.dialects.timm import ALL_BIASES, POS, B
-from anyvit.rules import Dialect, R, Rule, respell
+from anyvit.dialects.timm import ALL_BIASES, POS, QKV, B
+from anyvit.rules import Dialect, R, Rule, respell, without
 
 NORM = "<gamma|beta>"
 
@@ -36,6 +36,14 @@ def numbered(rules: Iterable[Rule], *layers: tuple[str, str]) -> tuple[Rule, ...
         number = {"bias": "1", NORM: "<0|1>"}.get(last, "0")
         found.append(replace(rule, theirs=f"{layer}/vars/{number}"))
     return tuple(found)
+
+
+def _second(rules: Iterable[Rule], order: Mapping[str | None, int]) -> tuple[Rule, ...]:
+    """The rules where one layer holds several weights without a layer of their own, numbered in this order."""
+    return tuple(
+        replace(rule, theirs=rule.theirs.rpartition("/")[0] + f"/{order[rule.ours]}") if rule.ours in order else rule
+        for rule in rules
+    )
 
 
 def dense(theirs: str, ours: str) -> tuple[Rule, Rule]:
@@ -92,6 +100,8 @@ VIT_KERAS_WEIGHTS = replace(
 
 STEM, ENCODER = "vit_patching_and_embedding", "vit_encoder/"
 H = ENCODER + "transformer_block_{i+1}/"
+MLP_RULES = dense(H + "mlp/<dense_1|dense_2>", B + "mlp.<fc1|fc2>")
+MLP_ROWS = tuple(rule.theirs for rule in MLP_RULES)
 BACKBONE = (
     R(STEM + "/patch_embedding/kernel", "embed.patch.weight", CONV),
     R(STEM + "/patch_embedding/bias", "embed.patch.bias"),
@@ -102,7 +112,7 @@ BACKBONE = (
     R(H + "mha/<query|key|value>/bias", B + "attn.<q|k|v>.bias", "heads e -> (heads e)"),
     R(H + "mha/attention_output/kernel", B + "attn.out.weight", "heads e d -> d (heads e)"),
     R(H + "mha/attention_output/bias", B + "attn.out.bias"),
-    *dense(H + "mlp/<dense_1|dense_2>", B + "mlp.<fc1|fc2>"),
+    *MLP_RULES,
     R(ENCODER + "ln/" + NORM, "norm.{p}"),
 )
 KERAS_HUB = Dialect(
@@ -136,7 +146,95 @@ KERAS_HUB_UNNAMED = replace(
     title="KerasHub ViTBackbone (.weights.h5 of versions that note no names; which layer is the head cannot be told)",
 )
 
+DEIT = "deit_patching_and_embedding"
+D = "deit_encoder/transformer_block_{i+1}/"
+KERAS_HUB_DEIT = replace(
+    KERAS_HUB,
+    name="keras-hub-deit",
+    rules=(
+        *respell(
+            respell(without(BACKBONE, STEM + "/position_embedding/embeddings", *MLP_ROWS), STEM, DEIT),
+            ENCODER,
+            "deit_encoder/",
+        ),
+        R(DEIT + "/distillation_token", "embed.dist", "1 1 d -> d"),
+        R(DEIT + "/position_embedding", "embed.[pos_prefix|pos]", POS),
+        *dense(D + "<mlp/dense|output_layer/output>", B + "mlp.<fc1|fc2>"),
+        *dense("../predictions", "head"),
+    ),
+    source="keras-team/keras-hub keras_hub/src/models/deit/{deit_backbone,deit_layers,deit_image_classifier}.py",
+    title="KerasHub DeiTBackbone (.h5)",
+)
+KERAS_HUB_DEIT_WEIGHTS = replace(
+    KERAS_HUB_DEIT,
+    name="keras-hub-deit-weights",
+    rules=_second(
+        numbered(
+            KERAS_HUB_DEIT.rules,
+            (DEIT, "layers/" + DEIT),
+            (D[:-1], "layers/deit_encoder/encoder_layers/dei_t_encoder_block{_i}"),
+            ("deit_encoder/ln", "layers/deit_encoder/layer_norm"),
+            ("output_layer/output", "output_layer/dense"),
+            *LAYERS[3:],
+        ),
+        {"embed.dist": 1, "embed.[pos_prefix|pos]": 2},
+    ),
+    title="KerasHub DeiTBackbone (.weights.h5, .keras)",
+    tower="layers/dei_t_backbone/",
+)
+
+W = "encoder/layers_{i}/"
+DINOV2 = (
+    R("embeddings/patch_embeddings/projection/kernel", "embed.patch.weight", CONV),
+    R("embeddings/patch_embeddings/projection/bias", "embed.patch.bias"),
+    R("embeddings/cls_token", "embed.cls", "1 t d -> t d"),
+    R("embeddings/mask_token", "embed.mask", "1 d -> d"),
+    R(
+        "embeddings/interpolated_position_embeddings",
+        None,
+        why="the table at the model's size; computed again on loading",
+    ),
+    R("embeddings/position_embeddings", "embed.[pos_prefix|pos]", POS),
+    R(W + "<norm1|norm2>/" + NORM, B + "<norm1|norm2>.{p}"),
+    *(
+        replace(rule, theirs=rule.theirs.replace(H + "mha", W + "attention/attention"))
+        for rule in BACKBONE
+        if "mha" in rule.theirs
+    ),
+    R(W + "<layer_scale1|layer_scale2>/lambda1", B + "<ls1|ls2>"),
+    *dense(W + "mlp/<fc1|fc2>", B + "mlp.<fc1|fc2>"),
+    R(W + "mlp/weights_in/kernel", B + "mlp.[gate|up].weight", "i (parts o) -> parts o i"),
+    R(W + "mlp/weights_in/bias", B + "mlp.[gate|up].bias", QKV),
+    *dense(W + "mlp/weights_out", B + "mlp.down"),
+    R("layernorm/" + NORM, "norm.{p}"),
+)
+
+
+def _dinov2(name: str, title: str, registers: tuple[Rule, ...], order: Mapping[str | None, int]) -> Dialect:
+    layers = (
+        (W[:-1], "encoder/layers/layers_{i}"),
+        ("attention/attention/<query|key|value>", "attention/attention/<query_dense|key_dense|value_dense>"),
+        ("attention/attention/attention_output", "attention/attention/output_dense"),
+    )
+    rules = _second(numbered((*DINOV2, *registers), *layers), order)
+    return Dialect(
+        name, tuple(replace(rule, theirs="layers/" + rule.theirs) for rule in rules),
+        source="keras-team/keras-hub keras_hub/src/models/dinov2/{dinov2_backbone,dinov2_layers}.py", title=title,
+        lineage="keras-hub-dinov2", container="hdf5", requires=("embed.pos_prefix", "norm.weight"),
+    )  # fmt: skip
+
+
+POSITIONED: Mapping[str | None, int] = {"embed.cls": 0, "embed.mask": 1, None: 2, "embed.[pos_prefix|pos]": 3}
+KERAS_HUB_DINOV2 = _dinov2("keras-hub-dinov2-weights", "KerasHub DINOV2Backbone (.weights.h5, .keras)", (), POSITIONED)
+KERAS_HUB_REGISTERS = _dinov2(
+    "keras-hub-dinov2-registers-weights",
+    "KerasHub DINOV2Backbone with registers (.weights.h5, .keras)",
+    (R("embeddings/register_tokens", "embed.reg", "1 r d -> r d"),),
+    {**POSITIONED, "embed.reg": 2, None: 3, "embed.[pos_prefix|pos]": 4},
+)
+
 DIALECTS = (
+    *(KERAS_HUB_DEIT, KERAS_HUB_DEIT_WEIGHTS, KERAS_HUB_DINOV2, KERAS_HUB_REGISTERS),
     *(VIT_KERAS, VIT_KERAS_2, VIT_KERAS_WEIGHTS),
     *(KERAS_HUB, KERAS_HUB_WEIGHTS, KERAS_HUB_UNNAMED),
 )

@@ -716,6 +716,14 @@ LINEAGES: tuple[Lineage, ...] = (
         heads=WIDE,
     ),
     Lineage(
+        "keras-hub-dinov2", ("keras-hub-dinov2",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **IMAGENET},
+        "keras_hub/src/models/dinov2/{dinov2_backbone,dinov2_layers}.py: epsilon=1e-6, bicubic without antialias", heads=WIDE,
+    ),
+    Lineage(
+        "keras-hub", ("keras-hub-deit",), {"eps": 1e-6, "act": "gelu", "resample": "none", **IMAGENET},
+        "keras_hub/src/models/deit/{deit_backbone,deit_layers}.py: layer_norm_epsilon=1e-6, activation='gelu' (erf)",
+    ),
+    Lineage(
         "keras-hub", ("keras-hub-vit",), {"eps": 1e-6, "act": "gelu", "resample": "none", **HALF},
         "keras_hub/src/models/vit/{vit_backbone,vit_layers}.py: layer_norm_epsilon=1e-6, activation='gelu' (erf)", heads=WIDE,
     ),
