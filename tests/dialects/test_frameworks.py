@@ -37,6 +37,11 @@ FILES = {
     "keras-hub-h5": ("keras-hub-vit", ""),
     "keras-hub-weights-h5": ("keras-hub-vit-weights", "layers/vi_t_backbone_2/"),
     "keras-hub-keras": ("keras-hub-vit-weights", "layers/vi_t_backbone_1/"),
+    "keras-hub-deit-h5": ("keras-hub-deit", ""),
+    "keras-hub-deit-weights-h5": ("keras-hub-deit-weights", ""),
+    "keras-hub-dinov2-plain": ("keras-hub-dinov2-weights", ""),
+    "keras-hub-dinov2-gated": ("keras-hub-dinov2-weights", ""),
+    "keras-hub-dinov2-registers": ("keras-hub-dinov2-registers-weights", ""),
 }
 """Fixture → dialect and prefix."""
 

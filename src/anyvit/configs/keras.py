@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from anyvit.configs.rows import INT, NUMBER, SIZE, Given, Row, Skip, Values, read_rows
+from anyvit.spec import Fact
 
 DEPTH_LIMIT, LAYERS_LIMIT = 100, 100_000
 """Deepest nesting, and most layers, that are looked at."""
@@ -44,14 +45,20 @@ def _pool(value: Any, _: Mapping[str, Any]) -> str:
     return POOLS[value]
 
 
+HUB = (
+    Row("num_heads", "num_heads", INT),
+    Row("layer_norm_epsilon", "eps", NUMBER),
+    Row("patch_size", "patch_size", SIZE),
+)
+PIXELS = Row("image_shape", "image_size", _from_shape(0))
+POOLING = Row("pooling", "pool", Values(_pool, lambda value, _: value))
 CLASSES: Mapping[str, tuple[Row, ...]] = {
-    "ViTBackbone": (
-        Row("num_heads", "num_heads", INT),
-        Row("layer_norm_epsilon", "eps", NUMBER),
-        Row("image_shape", "image_size", _from_shape(0)),
-        Row("patch_size", "patch_size", SIZE),
-    ),
-    "ViTImageClassifier": (Row("pooling", "pool", Values(_pool, lambda value, _: value)),),
+    "ViTBackbone": (*HUB, PIXELS),
+    "DeiTBackbone": (*HUB, PIXELS),
+    # the stored table has a size of its own; that of the pictures is made from it on loading
+    "DINOV2Backbone": (*HUB, Row("position_embedding_shape", "image_size", _from_shape(0))),
+    "ViTImageClassifier": (POOLING,),
+    "DeiTImageClassifier": (POOLING,),
     "TransformerBlock": (Row("num_heads", "num_heads", INT),),
     "AddPositionEmbs": (),
 }
@@ -91,14 +98,16 @@ def read(config: Any, source: str = "config.json") -> Given:
     layers = list(islice(_layers(config, 0), LAYERS_LIMIT))
     kinds = {kind for kind, _ in layers}
     tables = {**CLASSES, **INPUT} if "AddPositionEmbs" in kinds else CLASSES
-    given = Given()
+    facts: dict[str, Fact] = {}
+    notes: dict[str, None] = {}
     for kind, arguments in layers:
         if kind == "Conv2D" and arguments.get("name") != "embedding":
             continue
         # the first layer of a class has the word: blocks are alike, and a model's own input comes before others
         found = read_rows(tables.get(kind, ()), arguments, source)
-        given = found.under(given) if set(found.facts) - set(given.facts) else given
-    return given
+        facts = {**found.facts, **facts}
+        notes.update(dict.fromkeys(found.notes))
+    return Given(facts, tuple(notes))
 
 
 def _layers(value: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
