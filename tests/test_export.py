@@ -8,80 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the weights are made with torch")
 
 from support.modules import Clip  # noqa: E402
 from support.peers import assert_close, pixels, said, state  # noqa: E402
+from support.saying import rotary  # noqa: E402
 
-from anyvit import containers, export, fit  # noqa: E402
-from anyvit.adapt import Adapted, Wanted, adapt  # noqa: E402
+from anyvit import containers, saying  # noqa: E402
 from anyvit.api import convert, inspect, load  # noqa: E402
-from anyvit.dialects import get  # noqa: E402
 from anyvit.errors import BadArgument, FileError, Unsayable  # noqa: E402
 from anyvit.lazy import Checkpoint  # noqa: E402
-from anyvit.reading import Ask, understand  # noqa: E402
-
-CORE = (
-    "timm", "google-npz", "big_vision", "dinov2", "dinov2-chunked", "dino", "mae", "hf-vit", "hf-dinov2",
-    "hf-dinov2-with-registers", "hf-clip", "openai-clip", "open_clip", "torchvision", "anyvit", "mmpretrain",
-)  # fmt: skip
-
-
-def adapted(source: Any, **ask: Any) -> Adapted:
-    checkpoint = source if isinstance(source, Checkpoint) else containers.open_checkpoint(source)
-    found = understand(checkpoint, Ask(**ask))
-    assert found.spec is not None, found.findings
-    return adapt(found.tensors, found.spec, Wanted())
-
-
-def through(held: Adapted, name: str) -> tuple[Adapted, export.Said]:
-    """What is read back of what was said in a dialect."""
-    said = export.say(held, name, 2 if get(name).chunked else None)
-    spec = held.spec
-    again = adapted(Checkpoint(said.tensors, said.dialect.container), dialect=said.dialect, heads=2, grid=spec.grid)
-    return again, said
 
 
 def finding(report: Any, kind: str, word: str = "") -> Any:
     found = [f for f in report.of(kind) if word in str(f)]
     assert found, f"no {kind} finding with {word!r} in {[str(f) for f in report.findings]}"
     return found[0]
-
-
-architectures = st.fixed_dictionaries(
-    {
-        "grid": st.sampled_from([(3, 3), (2, 5)]),
-        "classes": st.sampled_from([0, 4]),
-        "registers": st.sampled_from([0, 0, 3]),
-        "layer_scale": st.booleans(),
-        "cls_row": st.booleans(),
-        "pre_norm": st.booleans(),
-        "gated": st.booleans(),
-    }
-)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
-@given(options=architectures, one=st.sampled_from(CORE), two=st.sampled_from(CORE), seed=st.integers(0, 9))
-def test_there_and_back_is_exact(options: dict[str, Any], one: str, two: str, seed: int) -> None:
-    start = adapted(state(**options, seed=seed), heads=2, grid=options["grid"])
-    try:
-        here, first = through(start, one)
-        there, second = through(here, two)
-    except Unsayable:
-        return
-    said = " ".join(str(f) for f in second.fitted.findings)
-    if any(word in said for word in ("but for rounding", "unsayable", "prefix rows", "columns of zeros")):
-        return
-    back, last = through(there, one)
-    assert set(last.tensors) >= set(first.tensors)
-    for name, tensor in first.tensors.items():
-        np.testing.assert_array_equal(last.tensors[name].read(), tensor.read(), err_msg=name)
-    added = set(back.tensors) - set(here.tensors)
-    assert added <= {n for n in back.tensors if n == "embed.mask" or n.endswith((".ls1", ".ls2"))}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth", ""])
@@ -153,53 +96,12 @@ def test_what_the_targets_models_always_have_is_insisted_on(tmp_path: Path) -> N
 
 
 def test_rotary_positions_are_not_lost_in_silence(tmp_path: Path) -> None:
-    source = Checkpoint(export.say(rotary(), "dinov3").tensors, "torch")
+    source = Checkpoint(saying.say(rotary(), "dinov3").tensors, "torch")
     for to in ("mmpretrain", "timm-naflex", "hf-vit"):
         for out in ("x", "x.safetensors"):
             with pytest.raises(Unsayable, match=r"rope|embed\.pos"):
                 convert(source, tmp_path / out, to, heads=3, dialect="dinov3")
     assert not list(tmp_path.iterdir())
-
-
-def rotary() -> Adapted:
-    """A DINOv3 without a position table."""
-    weights = {n: t for n, t in state(layer_scale=True, qkv_bias=False).items() if n != "pos_embed"}
-    return adapted(weights, dialect="dinov3", heads=3)
-
-
-@pytest.mark.parametrize(
-    ("to", "options", "written"),
-    [("timm", {"gated": True}, "timm-glu"), ("hf-dinov2", {"registers": 2}, "hf-dinov2-with-registers"),
-     ("timm", {}, "timm")],
-)  # fmt: skip
-def test_the_variant_that_can_say_it_is_chosen(to: str, options: dict[str, Any], written: str) -> None:
-    assert export.say(adapted(state(**options), heads=2), to).dialect.name == written
-
-
-def test_variants_are_of_one_project() -> None:
-    names = [dialect.name for dialect in export.variants(get("timm"))]
-    assert {"timm-glu", "timm-swiglu", "timm-eva"} <= set(names)
-    assert not any(name.endswith("-naflex") for name in names)
-
-
-def test_the_prefix_of_a_tower_is_written_where_something_stands_beside_it() -> None:
-    held = adapted(state(classes=4), heads=2)
-    assert "vit.embeddings.cls_token" in export.say(held, "hf-vit").tensors
-    bare = adapted(state(), heads=2)
-    assert "embeddings.cls_token" in export.say(bare, "hf-vit").tensors
-    clip = adapted({n: t for n, t in Clip().state_dict().items() if n.startswith("visual.")}, heads=2)
-    assert "visual.conv1.weight" in export.say(clip, "open_clip").tensors
-    assert {"vision_model.embeddings.class_embedding", "visual_projection.weight"} <= set(
-        export.say(clip, "hf-clip").tensors
-    )
-
-
-def test_biases_and_scales_that_the_target_wants_are_made() -> None:
-    said = export.say(adapted(state(qkv_bias=False, patch_bias=False, cls_row=False), heads=2), "hf-dinov2")
-    spec = said.fitted.spec
-    assert (spec.layer_scale, spec.patch_bias, spec.pos_prefix, spec.mask_token) == (True, True, 1, True)
-    assert said.files["config.json"]["qkv_bias"] is False
-    assert not said.tensors["embeddings.mask_token"].read().any()
 
 
 def test_a_text_tower_is_not_written_and_that_is_said(tmp_path: Path) -> None:
@@ -363,14 +265,3 @@ def test_adaptations_come_before_the_writing(tmp_path: Path) -> None:
     assert {trail.fate for trail in report.trails} == {"carried", "resized"}
     config = json.loads((tmp_path / "x" / "config.json").read_text())
     assert (config["image_size"], config["num_channels"], config["architectures"]) == (20, 1, ["ViTModel"])
-
-
-def test_required_names_follow_the_query() -> None:
-    tensors = adapted(state(), heads=2).tensors
-    keys = [n for n in tensors if n.endswith("k.bias")]
-    without = {n: t for n, t in tensors.items() if n not in keys}
-    assert export.required(get("hf-vit"), without) == keys
-    none = {n: t for n, t in without.items() if not n.endswith(("q.bias", "v.bias"))}
-    assert export.required(get("hf-vit"), none) == []
-    assert len(export.required(get("torchvision"), none)) == 6
-    assert fit.fit(none, adapted(state(), heads=2).spec).tensors is none

@@ -136,3 +136,24 @@ def test_matching_is_one_look_up_however_many_patterns_there_are() -> None:
         assert len(counted.match(f"blocks.{block}.partxxx.weight")) == 1
     assert table.looks == 1000
     assert max(map(len, index.table.values())) == 1
+
+
+def test_numbers_that_count_from_one() -> None:
+    index = Index.of([(parse("block_{i+1}/ln"), "one")])
+    assert index.match("block_1/ln")[0].numbers == {"i": 0}
+    assert index.match("block_12/ln")[0].numbers == {"i": 11}
+    assert not index.match("block_0/ln")
+    assert parse("block_{i+1}/ln").fill({"i": 11}) == "block_12/ln"
+
+
+def test_numbers_that_are_left_out_for_the_first() -> None:
+    pattern = parse("layers/block{_i}/<a|b>/vars/<0|1>")
+    index = Index.of([(pattern, "suffix")])
+    for number, name in enumerate(("layers/block/b/vars/1", "layers/block_1/b/vars/1", "layers/block_2/b/vars/1")):
+        (hit,) = index.match(name)
+        assert (hit.numbers, hit.ones) == ({"i": number}, (1, 1))
+        assert pattern.fill({"i": number}, (1, 1)) == name
+    assert not index.match("layers/block_0/b/vars/1"), "nobody writes the first with its number"
+    assert pattern.variables == ("i",)
+    twice = Index.of([(parse("a{_i}/b{_i}"), "twice")])
+    assert [name for name in ("a/b", "a_1/b_1", "a/b_1", "a_1/b") if twice.match(name)] == ["a/b", "a_1/b_1"]

@@ -324,7 +324,8 @@ def draft(path: Source) -> Dialect:
 def _ask(given: Mapping[str, Any]) -> Ask:
     """What a verb's arguments say of the file."""
     named = {part.name for part in fields(Ask)} & set(given)
-    return Ask(values=True, **{name: given[name] for name in named})
+    pixels = {name: given.get(name) for name in ("in_chans", "patch_size")}
+    return Ask(values=True, pixels=pixels, **{name: given[name] for name in named})
 
 
 def _wanted(given: Mapping[str, Any]) -> Wanted:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anyvit import adapt, api, configs, dialects, export, into, meta
+from anyvit import adapt, api, configs, dialects, into, meta, saying
 from anyvit.adapt import Adapted, Wanted
 from anyvit.configs import hf, hf_types, timm, timm_args, timm_forms
 from anyvit.errors import AnyvitError, BadArgument, Unsayable, needs
@@ -64,7 +64,8 @@ def build(
     if library not in makers or not name:
         raise BadArgument("a module is named by its library", found=what, expected='"timm:NAME" or "hf:CLASS"')
     wanted = Wanted(patch_size, image_size, in_chans, num_classes, None, resample)
-    found = api._understood(path, Ask(weights, dialect, heads, grid, facts=facts), None)
+    pixels = {"in_chans": in_chans, "patch_size": patch_size}
+    found = api._understood(path, Ask(weights, dialect, heads, grid, facts=facts, pixels=pixels), None)
     assert found.spec is not None
     state = adapt.adapt(found.tensors, found.spec, wanted)
     module = makers[library](name, state)
@@ -99,14 +100,14 @@ def _timm(name: str, state: Adapted) -> nn.Module:
 
 def _timm_arguments(name: str, state: Adapted, dialect: str) -> dict[str, Any]:
     """What a registered name has to be given for a model."""
-    fitted = export.fitted(state, dialects.get(timm_forms.TABLES.get(dialect, dialect)))
+    fitted = saying.fitted(state, dialects.get(timm_forms.TABLES.get(dialect, dialect)))
     spec = timm.settle(fitted.spec, fitted.tensors)
     form = timm.form_of(spec, dialect)
     assert form is not None
     wanted, unsaid = timm.arguments(spec, form, fitted.tensors)
     _, args, wrong = timm.nearest(form, wanted, only=name.split(".")[0])
     unsaid = {**{n: why for n, why in wrong.items() if n not in ("eps", "norm", "ffn")}, **unsaid}
-    if hard := [n for n in unsaid if n not in export.SOFT]:
+    if hard := [n for n in unsaid if n not in saying.SOFT]:
         raise Unsayable(f"timm's {name} cannot be this model", names=hard, usual="; ".join(unsaid[n] for n in hard))
     args.update(_callables(wanted, wrong))
     args["num_classes"] = spec.num_classes if "head.weight" in fitted.tensors else 0
@@ -155,7 +156,7 @@ def _dialects_of(cls: Any) -> list[Dialect]:
 
 
 def _hf_built(cls: Any, dialect: Dialect, state: Adapted) -> nn.Module:
-    said = export.fitted(state, dialect)
+    said = saying.fitted(state, dialect)
     names = said.tensors
     classifies = "ForImageClassification" in cls.__name__
     if not classifies:

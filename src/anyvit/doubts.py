@@ -214,7 +214,8 @@ def _guesses(spec: Spec, facts: Mapping[str, Fact], run: Run) -> list[Finding]:
     for name, what in doubtful:
         fact = spec.facts.get(name)
         if fact is not None and fact.how == "assumed":
-            remedy = REMEDIES.get(name)
+            table = f'dialect=dataclasses.replace(anyvit.dialects.get("{spec.dialect}"), sizes={{"c": …}})'
+            remedy = table if name == "in_chans" else REMEDIES.get(name)
             findings.append(Finding("assumed", (name,), f"{what} {fact.value}: {fact.source}", remedy))
     if spec.embed_dim % max(spec.num_heads, 1) and spec.facts["num_heads"].how == "given":
         cause = f"{spec.num_heads} heads do not divide the width {spec.embed_dim}"

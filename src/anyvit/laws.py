@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from anyvit import canon
 from anyvit.axes import Side
 from anyvit.errors import AnyvitError
-from anyvit.names import Pattern, Variant
+from anyvit.names import OPENS, Pattern, Variant
 from anyvit.rules import Dialect, Rule
 
 
@@ -111,7 +111,7 @@ def _overlaps(sides: Iterable[tuple[Pattern, Rule]], how: str) -> Iterator[str]:
 
 
 def _meet(one: str, other: str) -> bool:
-    return one == other or one[0] in "$@" or other[0] in "$@"
+    return one == other or one[0] in OPENS or other[0] in OPENS
 
 
 def _plain(name: str) -> str:

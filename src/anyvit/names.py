@@ -3,6 +3,8 @@
 | written | means |
 |---|---|
 | `{i}` | a number kept on both sides of a rule |
+| `{i+1}` | the same where they count from one |
+| `{_i}` | the same as `_3`, and nothing for 0 (Keras numbers layers so) |
 | `{_}` | a number that is not kept; writing needs it given |
 | `<a|b>` | one of; translates by position to the other side of the rule |
 | `[a|b]` | all of: a list axis, first in the axes of the rule |
@@ -27,13 +29,16 @@ from typing import Generic, TypeVar
 from anyvit.errors import BadArgument
 
 T = TypeVar("T")
-_TOKEN = re.compile(r"\{(\w+)\}|<([^<>]*)>|\[([^\[\]]*)\]")
+_TOKEN = re.compile(r"\{(\w+(?:\+1)?)\}|<([^<>]*)>|\[([^\[\]]*)\]")
 _DIGITS = re.compile(r"([0-9]+)")
 BLANK = "\0"
 LENGTH_LIMIT = 1024
 """Longest pattern in characters."""
 VARIANTS_LIMIT = 256
 """Most names that the options of one pattern may stand for; those of the dialects here stand for 64 at most."""
+OPENS = "$@+^"
+"""Marks of numbers that are open; see `Variant`."""
+_MARKS = {"number": "$", "suffix": "^", "count": "@"}
 _OPEN = "\x01"
 _NUMBER = re.compile(r"[0-9]+|\x01")
 _TOUCHING = re.compile(r"\x01[0-9\x01]|[0-9]\x01")
@@ -44,14 +49,16 @@ class Slot:
     """A part of a pattern that is no plain text.
 
     Arguments:
-        kind: "number" (`{i}`), "one" (`<a|b>`), "all" (`[a|b]`) or "count" (`[i]`).
+        kind: "number" (`{i}`, `{i+1}`), "suffix" (`{_i}`), "one" (`<a|b>`), "all" (`[a|b]`) or "count" (`[i]`).
         name: the variable of a number or count.
         options: the texts of "one" and "all".
+        first: what they call number 0.
     """
 
     kind: str
     name: str = ""
     options: tuple[str, ...] = ()
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,18 @@ class Variant:
 
     Arguments:
         key: the text with every run of digits blanked.
-        numbers: for each run of digits, its literal text, "$" and the variable that it binds, or "@" and a list axis.
+        numbers: for each run of digits, its literal text, or a mark and what it binds: "$" a variable, "+" one that
+            they count from one, "^" one that they write from 1 on only, "@" a list axis.
         ones: the chosen option of each `<a|b>`.
         alls: the chosen option of each `[a|b]`; None for a `[i]`, whose number is bound instead.
+        zeros: the variables that are 0 because their number is not there.
     """
 
     key: str
     numbers: tuple[str, ...]
     ones: tuple[int, ...]
     alls: tuple[int | None, ...]
+    zeros: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Pattern:
     @cached_property
     def variables(self) -> tuple[str, ...]:
         """The kept numbers, in order."""
-        return tuple(slot.name for slot in self._of("number") if slot.name != "_")
+        return tuple(slot.name for slot in self._of("number", "suffix") if slot.name != "_")
 
     @cached_property
     def drops_number(self) -> bool:
@@ -114,7 +124,8 @@ class Pattern:
 
     @cached_property
     def _variants(self) -> tuple[Variant, ...]:
-        choices = [range(len(p.options)) for p in self.parts if isinstance(p, Slot) and p.options]
+        slots = [p for p in self.parts if isinstance(p, Slot)]
+        choices = [range(len(p.options) or 2) for p in slots if p.options or p.kind == "suffix"]
         return tuple(self._variant(iter(choice)) for choice in product(*choices))
 
     def _variant(self, choice: Iterator[int]) -> Variant:
@@ -122,6 +133,7 @@ class Pattern:
         opens: list[str] = []
         ones: list[int] = []
         alls: list[int | None] = []
+        zeros: list[str] = []
         for part in self.parts:
             if isinstance(part, str):
                 text += part
@@ -129,16 +141,19 @@ class Pattern:
                 pick = next(choice)
                 (ones if part.kind == "one" else alls).append(pick)
                 text += part.options[pick]
+            elif part.kind == "suffix" and not next(choice):
+                zeros.append(part.name)
             else:
-                text += _OPEN
-                opens.append(("@" if part.kind == "count" else "$") + part.name)
+                text += "_" + _OPEN if part.kind == "suffix" else _OPEN
+                mark = "+" if part.first else _MARKS[part.kind]
+                opens.append(mark + part.name)
                 if part.kind == "count":
                     alls.append(None)
         if _TOUCHING.search(text):
             raise BadArgument(f"a number of the name pattern {self.text!r} touches another digit")
         variables = iter(opens)
         numbers = tuple(next(variables) if run == _OPEN else run for run in _NUMBER.findall(text))
-        return Variant(_NUMBER.sub(BLANK, text), numbers, tuple(ones), tuple(alls))
+        return Variant(_NUMBER.sub(BLANK, text), numbers, tuple(ones), tuple(alls), tuple(zeros))
 
     def fill(self, numbers: Mapping[str, int], ones: Sequence[int] = (), alls: Sequence[int] = ()) -> str:
         """The name with its numbers and choices put in.
@@ -151,10 +166,11 @@ class Pattern:
         for part in self.parts:
             if isinstance(part, str):
                 out.append(part)
-            elif part.kind == "number":
+            elif part.kind in ("number", "suffix"):
                 if part.name not in numbers:
                     raise BadArgument(f"the number {{{part.name}}} of the name pattern {self.text!r} is not given")
-                out.append(str(numbers[part.name]))
+                number = numbers[part.name] + part.first
+                out.append(str(number) if part.kind == "number" else f"_{number}" if number else "")
             elif part.kind == "count":
                 out.append(str(next(pick_all)))
             else:
@@ -184,7 +200,7 @@ def parse(text: str) -> Pattern:
             parts.append(body[end : token.start()])
         number, one, every = token.groups()
         if number is not None:
-            parts.append(Slot("number", number))
+            parts.append(_number(number))
         elif one is not None:
             parts.append(Slot("one", options=tuple(one.split("|"))))
         elif "|" in every:
@@ -195,6 +211,13 @@ def parse(text: str) -> Pattern:
     if end < len(body):
         parts.append(body[end:])
     return _check(Pattern(text, tuple(parts), beside))
+
+
+def _number(text: str) -> Slot:
+    name, _, first = text.partition("+")
+    if name[0] == "_" and len(name) > 1 and not first:
+        return Slot("suffix", name[1:])
+    return Slot("number", name, first=1 if first else 0)
 
 
 def _check(pattern: Pattern) -> Pattern:
@@ -274,7 +297,7 @@ class Index(Generic[T]):
         """The same for a name that is blanked already."""
         hits = []
         for variant, item in self.table.get(key, ()):
-            numbers = _bind(variant.numbers, digits)
+            numbers = _bind(variant.numbers, digits, variant.zeros)
             if numbers is None:
                 continue
             alls = variant.alls
@@ -285,18 +308,18 @@ class Index(Generic[T]):
         return hits
 
 
-def _bind(specs: Sequence[str], digits: Sequence[str]) -> dict[str, int] | None:
-    numbers: dict[str, int] = {}
+def _bind(specs: Sequence[str], digits: Sequence[str], zeros: Sequence[str] = ()) -> dict[str, int] | None:
+    numbers = dict.fromkeys(zeros, 0)
     if len(specs) != len(digits):
         return None
     for spec, text in zip(specs, digits, strict=True):
         if spec == text:
             continue
         kind = spec[0]
-        if kind not in "$@" or len(text) > 9 or (text[0] == "0" and len(text) > 1):
+        if kind not in OPENS or len(text) > 9 or (text[0] == "0" and len(text) > 1):
             return None
-        if kind == "$":
-            number = int(text)
-            if numbers.setdefault(spec[1:], number) != number:
+        if kind != "@":
+            number = int(text) - (kind == "+")
+            if number < (kind == "^") or numbers.setdefault(spec[1:], number) != number:
                 return None
     return numbers

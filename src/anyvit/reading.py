@@ -18,6 +18,7 @@ from anyvit import (
     doubts,
     expected,
     idle,
+    linear,
     noted,
     reparametrized,
     rewrite,
@@ -50,6 +51,7 @@ class Ask:
         beside: rows and columns of the position table that the file's is to fill; they are believed where the file's
             own shapes and values leave the grid open.
         facts: Spec field → value, of those that tensors do not say (`SAYABLE`).
+        pixels: in_chans and patch_size that are asked for; they say what rows of linear patches do not.
     """
 
     weights: str | None = None
@@ -59,6 +61,7 @@ class Ask:
     values: bool = False
     beside: tuple[int, int] | None = None
     facts: Mapping[str, Any] | None = None
+    pixels: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Constructors(Mapping[str, str]):
@@ -166,17 +169,18 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     match = choice.match if ask.dialect else _settle(choice.match, tensors, checkpoint)
     given = configs.read(checkpoint, match.dialect.name)
     facts = _arguments(ask, given.facts)
-    run, more = translate(tensors, match, facts, ask.values, ask.beside)
+    own = isinstance(ask.dialect, Dialect)  # a table of the caller's own says the channels itself
+    count, unclear = linear.channels(tensors, match, facts, {} if own else ask.pixels, own)
+    run, more = translate(tensors, match, facts, ask.values, count and count.value, ask.beside)
     run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
-    findings = [*choice.findings, *more, *changes, *notes, *noted.absent(checkpoint, match)]
+    findings = [*choice.findings, *unclear, *more, *changes, *notes, *noted.absent(checkpoint, match)]
     findings += [Finding("note", (), text) for text in given.notes]
     if wrappers:
         findings.append(Finding("ignored", wrappers, "components that wrappers put into names were left out"))
     spec = _spec(canonical, match, checkpoint, facts, run, tensors)
-    if spec is not None and "c" in match.dialect.sizes and "in_chans" not in facts:
-        why = f"rows of the patch matrix, {spec.in_chans} channels taken for granted"
-        spec = spec.with_facts("assumed", why, in_chans=spec.in_chans, patch_size=spec.patch_size)
+    if spec is not None and count is not None and "in_chans" not in facts:
+        spec = spec.with_facts(count.how, count.source, in_chans=spec.in_chans, patch_size=spec.patch_size)
     if spec is not None:
         canonical, grouped = rewrite.repeat_grouped(canonical, spec.heads_dim)
         findings += grouped

@@ -83,10 +83,11 @@ def block_prefixes(dialect: Dialect, *, beside: bool = False) -> tuple[re.Patter
         if not rule.ours or not rule.ours.startswith("blocks.") or rule.theirs.startswith("../") != beside:
             continue
         theirs = rule.theirs.removeprefix("../")
-        head = re.match(r"(.*?(?:\{_\}\.)?\{i\}[./])", theirs) or re.match(r"(.*?encoderblock/)", theirs)
+        head = re.match(r"(.*?(?:\{_\}\.)?\{_?i(?:\+1)?\}[./])", theirs) or re.match(r"(.*?encoderblock/)", theirs)
         if head:
             found[head.group(1)] = None
-    return tuple(re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(text))) for text in found)
+    plain = (re.escape(text.replace("{i+1}", "{i}")).replace(r"\{_i\}", r"(?:_\d+)?") for text in found)
+    return tuple(re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", text)) for text in plain)
 
 
 def unwrapped(tensors: Mapping[str, Lazy]) -> tuple[dict[str, Lazy], tuple[str, ...]]:
@@ -118,7 +119,7 @@ def anchors(dialect: Dialect) -> tuple[str, ...]:
 
 def _literal(variant: names.Variant) -> str:
     pieces = variant.key.split(names.BLANK)
-    numbers = [number if number[0] not in "$@" else "0" for number in variant.numbers]
+    numbers = [number if number[0] not in names.OPENS else "0" for number in variant.numbers]
     return "".join(piece + number for piece, number in zip(pieces, [*numbers, ""], strict=True))
 
 

@@ -21,7 +21,7 @@ def is_table(fault: Fault) -> bool:
 
 
 def translate(
-    tensors: Mapping[str, Lazy], match: Match, facts: dict[str, Fact], values: bool,
+    tensors: Mapping[str, Lazy], match: Match, facts: dict[str, Fact], values: bool, channels: int | None = None,
     beside: tuple[int, int] | None = None,
 ) -> tuple[Run, list[Finding]]:  # fmt: skip
     """The canonical tensors; the prefix rows of the position table are found by fit.
@@ -31,14 +31,15 @@ def translate(
         match: how they were recognised.
         facts: what is given; a grid that the values of the table show is put beside it.
         values: whether the table's values may be read.
+        channels: of linear patches, which are not an axis of their own (`linear.channels`).
         beside: the grid of the table that it is to fill, in tokens.
 
     Raises:
         BadArgument: a grid was given that the table does not have.
     """
     sizes = {"t": facts["num_cls"].value} if "num_cls" in facts else {}
-    if "c" in match.dialect.sizes and "in_chans" in facts:  # linear patches: the channels are not an axis of their own
-        sizes["c"] = facts["in_chans"].value
+    if channels is not None:
+        sizes["c"] = channels
     mine = {n: tensors[n] for n in match.hits}
     run = read(mine, match.dialect, match.prefix, sizes, match.hits)
     mixed = next((fault for fault in run.faults if fault.rule.ours == "embed.[cls|reg]"), None)

@@ -180,7 +180,7 @@ def test_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="SavedModel"):
         folder.read(tmp_path)
     (tmp_path / "tf_model.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(FileError, match="HDF5"):
+    with pytest.raises(FileError, match="damaged HDF5 file"):
         folder.read(tmp_path)
 
 

@@ -38,7 +38,10 @@ def test_readers_of_the_wild() -> None:
 
 def test_archives_that_are_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
-    cases = (("docs/readme.txt", "zip archive of other files: docs/readme.txt"), ("model.weights.h5", "Keras archive"))
+    cases = (
+        ("docs/readme.txt", "zip archive of other files: docs/readme.txt"),
+        ("model.weights.h5", "damaged HDF5 file"),
+    )
     for name, words in cases:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, b"x")

@@ -56,6 +56,14 @@ def test_names_are_unique() -> None:
 
 
 @every
+def test_what_stands_in_for_a_dialect_is_of_its_project(dialect: Dialect) -> None:
+    others = [get(name) for name in dialect.also]
+    assert len({*dialect.also, dialect.name}) == len(others) + 1
+    assert all(other.name.split("-")[0] == dialect.name.split("-")[0] and writable(other) for other in others)
+    assert all(check(replace(dialect, rules=rules)) == [] for rules in dialect.instead.values())
+
+
+@every
 def test_writes_a_patch_kernel_and_blocks(dialect: Dialect) -> None:
     names = writable(dialect)
     if dialect.name == "timm-parallel-things":
@@ -125,7 +133,7 @@ def test_depth_one_is_not_another_layout(dialect: Dialect) -> None:
 
 
 def test_every_file_of_the_folder_is_registered() -> None:
-    found = {path.stem for path in Path(dialects.__file__).parent.glob("*.py")} - {"__init__", "lineages", "tables"}
+    found = {path.stem for path in Path(dialects.__file__).parent.glob("*.py")} - {"__init__", "lineages", "as_json"}
     tables = {name: import_module(f"anyvit.dialects.{name}").DIALECTS for name in found}
     assert sorted(d.name for table in tables.values() for d in table) == sorted(d.name for d in ALL)
 

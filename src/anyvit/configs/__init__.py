@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyvit.configs import args, hf, open_clip, preprocess, stamp, timm
+from anyvit.configs import args, hf, keras, open_clip, open_clip_trunk, preprocess, stamp, timm
 from anyvit.configs.args import reconcile
 from anyvit.configs.constructors import constructors
 from anyvit.configs.hf import head_pool
@@ -30,10 +30,12 @@ class Written:
     Arguments:
         files: file name → content, for JSON.
         unsaid: Spec field → why the target cannot say its value; with an entry the opened model may compute otherwise.
+        notes: why a file that the target has elsewhere was not made.
     """
 
     files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     unsaid: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
@@ -50,6 +52,8 @@ def read(checkpoint: Checkpoint, dialect: str = "") -> Given:
     siblings = checkpoint.siblings
     found = [_graph(checkpoint), args.believable(args.read(checkpoint.extras), checkpoint.tensors)]
     configs = [_config(siblings[name], name) for name in ("config.json",) if name in siblings]
+    if "model_config" in checkpoint.extras and keras.is_keras(checkpoint.extras["model_config"]):
+        configs.append(keras.read(checkpoint.extras["model_config"], "model_config"))
     if "open_clip_config.json" in siblings:
         configs.append(open_clip.read(siblings["open_clip_config.json"]))
     if dialect.startswith(("timm", "hf-")):
@@ -81,6 +85,8 @@ def _graph(checkpoint: Checkpoint) -> Given:
 
 def _config(config: Any, source: str) -> Given:
     """A config.json, which timm, Hugging Face and open_clip all write under this name."""
+    if keras.is_keras(config):
+        return keras.read(config, source)
     if isinstance(config, Mapping) and isinstance(config.get("architecture"), str):
         return timm.read(config, source)
     if isinstance(config, Mapping) and ("model_cfg" in config or "vision_cfg" in config):
@@ -96,7 +102,7 @@ def write(spec: Spec, dialect: str, names: Collection[str] = ()) -> Written:
 
     Hugging Face dialects and InternViT get config.json and preprocessor_config.json (for `from_pretrained(folder)`),
     timm's a hub config.json (for `timm.create_model("local-dir:OUT", pretrained=True)`), open_clip an
-    open_clip_config.json of the image tower; the others nothing.
+    open_clip_config.json of the image tower, timm's towers where a registered name is just this model; the others nothing.
 
     Arguments:
         spec: the architecture that is written.
@@ -114,4 +120,7 @@ def write(spec: Spec, dialect: str, names: Collection[str] = ()) -> Written:
     if dialect in open_clip.DIALECTS:
         files, unsaid = open_clip.write(spec, names)
         return Written(files if dialect == "open_clip" else {}, unsaid)
+    if dialect in open_clip_trunk.TRUNKS:
+        files, notes = open_clip.write_trunk(spec, dialect, names)
+        return Written(files, notes=notes)
     return Written()

@@ -17,6 +17,7 @@ PARENTS = {
     "internvl_chat": "intern_vit_6b", "paligemma": "siglip_vision_model",
     "llava": "clip_vision_model", "llava_next": "clip_vision_model", "vipllava": "clip_vision_model",
     "video_llava": "clip_vision_model", "chinese_clip": "clip_vision_model",
+    "altclip": "clip_vision_model", "altclip_vision_model": "clip_vision_model",
 }  # fmt: skip
 """model_type of a config that holds a vision config → its type where it does not say so itself.
 
@@ -92,6 +93,8 @@ def _tower(config: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], A
             return inner, kind, f"{source}: {key}"
     if isinstance(outer, str) and outer in PARENTS and "hidden_size" not in config:
         return {}, PARENTS[outer], source
+    if isinstance(outer, str) and outer.endswith("_vision_model"):
+        return config, PARENTS.get(outer, outer), source
     return config, outer, source
 
 
@@ -121,12 +124,16 @@ def model_types(config: Any) -> tuple[str, ...]:
 
 
 GENERAL = (*SIZES, LN_EPS, HIDDEN_ACT, WIDTH)
+COGVLM = {"num_heads": "num_attention_heads", "in_channels": "num_channels"}
+"""What CogVLM calls usual keys; its vision_config names no model_type. Source: zai-org/cogvlm-chat-hf config.json."""
 
 
 def _undescribed(tower: Mapping[str, Any], kind: Any, where: str) -> Given:
     """Keys that mean the same everywhere, for a model_type without a table."""
     if not isinstance(kind, str | None):
         return Given(notes=(f"{where}: model_type = {brief(kind)} is no name",))
+    if kind is None and "num_positions" in tower:
+        tower = {COGVLM.get(key, key): value for key, value in tower.items()}
     if "patch_size" not in tower or "num_attention_heads" not in tower:
         return Given(notes=(f"{where}: model_type {kind!r} has no table here",)) if kind else Given()
     given = read_rows(GENERAL, tower, where)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from anyvit.configs import preprocess, timm
+from anyvit.configs import open_clip_trunk, preprocess
 from anyvit.configs.rows import (
     BOOL,
     COUNT,
@@ -135,7 +135,7 @@ def read(config: Any, source: str = "open_clip_config.json") -> Given:
     if not isinstance(vision, Mapping):
         return given.under(Given(notes=(f"{source} has no vision_cfg",)))
     if isinstance(vision.get("timm_model_name"), str):
-        return given.under(_timm(model, vision, source))
+        return given.under(open_clip_trunk.read(model, vision, source))
     whole = {**vision, **{key: model[key] for key in OUTER if key in model}}
     facts = read_rows(ROWS, whole, source, DEFAULTS, "CLIPVisionCfg")
     if vision.get("attentional_pool"):
@@ -153,31 +153,6 @@ def _attentional(vision: Mapping[str, Any], source: str) -> dict[str, Fact]:
         return {}
     return {"pool_heads": Fact(heads, "given", f"{source}: attn_pooler_heads"),
             "pool_queries": Fact(queries, "given", f"{source}: attn_pooler_queries")}  # fmt: skip
-
-
-def _timm(model: Mapping[str, Any], vision: Mapping[str, Any], source: str) -> Given:
-    """A tower that timm builds: the registered name, then pool and projection.
-
-    Source: mlfoundations/open_clip v3.3.0 src/open_clip/timm_model.py TimmModel.
-    """
-    name, kind = vision["timm_model_name"], vision.get("timm_proj", "linear")
-    args: dict[str, Any] = {}
-    if vision.get("image_size") is not None:
-        args["img_size"] = vision["image_size"]
-    pool = {"map": "map", "avg": "avg", "token": "cls"}.get(str(vision.get("timm_pool", "avg")))
-    if kind not in ("linear", "mlp") and pool:
-        args["global_pool"] = vision["timm_pool"]
-    given = timm.of_name(name, args, f"{source}: vision_cfg")
-    if not given.facts:
-        given = Given(notes=(f"{source}: timm's {brief(name)} is no Vision Transformer known here",))
-    facts = dict(given.facts)
-    if pool:
-        # With a projection of open_clip's the pool is changed after the model was made: its norms stay.
-        facts["pool"] = Fact(pool, "given", f"{source}: timm_pool")
-    if kind != "none" and isinstance(model.get("embed_dim"), int):
-        facts["projection"] = Fact("mlp" if kind == "mlp" else "linear", "given", f"{source}: timm_proj")
-        facts["projection_dim"] = Fact(model["embed_dim"], "given", f"{source}: embed_dim")
-    return Given(facts, given.notes)
 
 
 def write(spec: Spec, names: Collection[str] = ()) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -198,7 +173,20 @@ def write(spec: Spec, names: Collection[str] = ()) -> tuple[dict[str, dict[str, 
         unsaid["num_classes"] = "open_clip's VisionTransformer has no classifier"
     flat = {key: value for key, value in flat.items() if value is not None and value != {}}
     outer = {key: flat.pop(key) for key in OUTER if key in flat}
+    return _file(spec, outer, flat), unsaid
+
+
+def write_trunk(spec: Spec, dialect: str, names: Collection[str]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The same for a tower that timm builds; no file, and why, where no registered name is this model."""
+    outer, vision, why = open_clip_trunk.write(spec, dialect, names)
+    if not vision:
+        cause = f"no open_clip_config.json was written: open_clip builds timm's models by name alone; none has {'; '.join(why)}"
+        return {}, (cause,)
+    return _file(spec, outer, vision), ()
+
+
+def _file(spec: Spec, outer: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     pixels, _ = write_rows(preprocess.OPEN_CLIP, spec)
-    size = {"size": flat["image_size"]} if "image_size" in flat else {}
-    config = {"model_cfg": {**outer, "vision_cfg": flat}, "preprocess_cfg": {**size, "mode": "RGB", **pixels}}
-    return {"open_clip_config.json": config}, unsaid
+    size = {"size": vision["image_size"]} if "image_size" in vision else {}
+    model = {**outer, "vision_cfg": dict(vision)}
+    return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": {**size, "mode": "RGB", **pixels}}}

@@ -20,15 +20,17 @@ Opener = Callable[[], Checkpoint]
 STANDARD = (
     "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin", "flax_model.msgpack",
+    "open_clip_pytorch_model.bin", "flax_model.msgpack", "flax_model.msgpack.index.json", "tf_model.h5",
+    "tf_model.h5.index.json", "model.weights.h5", "model.weights.json",
 )  # fmt: skip
 """The names that hubs give to weights, those opened first before the others.
 
 Source: huggingface/transformers, src/transformers/utils/__init__.py (SAFE_WEIGHTS_NAME, WEIGHTS_NAME,
-FLAX_WEIGHTS_NAME); mlfoundations/open_clip, src/open_clip/constants.py (HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME).
+FLAX_WEIGHTS_NAME, TF2_WEIGHTS_NAME); keras-team/keras-hub, src/utils/preset_utils.py (MODEL_WEIGHTS_FILE);
+mlfoundations/open_clip, src/open_clip/constants.py (HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME).
 """
 WEIGHTS = (
-    ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".msgpack", ".onnx", ".pth.tar", ".pt.tar", ".pkl", ".h5",
+    ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".msgpack", ".onnx", ".pth.tar", ".pt.tar", ".pkl", ".h5", ".keras",
 )  # fmt: skip
 """Suffixes of files that may hold weights."""
 ORBAX = ("manifest.ocdbt", "_METADATA")
@@ -43,8 +45,11 @@ _NO_WEIGHTS = re.compile(
     r"((optim(izer)?|scheduler|scaler|training_args|random_states|rng_state|sampler)[._-]|.*optim_states).*",
     re.IGNORECASE,
 )
-_OTHER_MODELS = re.compile(r"(pytorch_)?model(_\d+|\.\w+)\.(safetensors|bin)|consolidated(\.\d+)?\.(safetensors|pth)")
-"""Files of a second model or another precision: Accelerate's `model_1.safetensors`, `model.fp16.safetensors`, Mistral's own."""
+_OTHER_MODELS = re.compile(
+    r"(pytorch_)?model(_\d+|\.\w+)\.(safetensors|bin)|consolidated(\.\d+)?\.(safetensors|pth)|task\.weights\.h5"
+)
+"""Files of a second model, another precision or a head: Accelerate's `model_1.safetensors`, `model.fp16.safetensors`,
+Mistral's own, KerasHub's `task.weights.h5`."""
 _NO_MODEL = re.compile(r"optim(izer)?([._-].*)?", re.IGNORECASE)
 """Folders of an optimizer's state: Accelerate's `optimizer_0`."""
 _RANK = re.compile(r"(?P<before>.*?)(?<![A-Za-z])(?P<rank>rank[_-]?\d+)(?P<after>.*)")

@@ -25,6 +25,8 @@ def read_index(index: Path) -> Checkpoint:
     """
     content = sniff.weight_map(index)
     where: Mapping[str, object] = content["weight_map"]  # type: ignore[assignment]
+    if index.name.endswith(".weights.json"):
+        return _keras(index, where)
     if not all(isinstance(shard, str) for shard in where.values()):
         raise UnsafeError(f"the weight map {index} does not map names to file names")
     listed = {str(name): str(shard) for name, shard in where.items()}
@@ -35,6 +37,7 @@ def read_index(index: Path) -> Checkpoint:
         _check_present(str(index), paths)
     there = [(shard, path) for shard, path in zip(shards, paths, strict=True) if shard not in absent]
     opened = {shard: single.read(path, index=False) for shard, path in there}
+    listed = {_spelt(name, opened.get(shard)): shard for name, shard in listed.items()}
     tensors, notes = _joined(opened, {name: shard for name, shard in listed.items() if shard not in absent})
     if absent:
         lost = tuple(name for name, shard in listed.items() if shard in absent and name not in tensors)
@@ -43,6 +46,31 @@ def read_index(index: Path) -> Checkpoint:
         notes.append(Note("absent", lost, cause, "fetch the missing files into the folder"))
     notes += unlisted(index.parent, shards[0], shards)
     return _checkpoint(index.parent, list(opened.values()), tensors, notes)
+
+
+def _keras(index: Path, where: Mapping[str, object]) -> Checkpoint:
+    """Keras' map says for each group in which files it lies, one or several.
+
+    Source: keras-team/keras v3.15.1 keras/src/saving/saving_lib.py ShardedH5IOStore.
+    """
+    from anyvit.containers import hdf5
+
+    said = [shard for shards in where.values() for shard in (shards if isinstance(shards, list) else [shards])]
+    names = sorted({shard for shard in said if isinstance(shard, str)})
+    if not names or not all(isinstance(shard, str) for shard in said):
+        raise UnsafeError(f"the weight map {index} does not map groups to file names")
+    paths = [inside(index.parent, shard, f"the weight map {index.name}") for shard in names]
+    _check_present(str(index), paths)
+    return hdf5.read_parts(paths, index.parent)
+
+
+def _spelt(name: str, shard: Checkpoint | None) -> str:
+    """A name of a weight map as its shard spells it: TensorFlow's map counts outputs and names the model, flax' has slashes."""
+    if shard is None or name in shard.tensors:
+        return name
+    plain = name.removesuffix(":0")
+    others = (plain, plain.partition("/")[2], plain.replace("/", "."))
+    return next((other for other in others if other in shard.tensors), name)
 
 
 def read_complete(folder: Path, names: Sequence[str]) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Collection
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -48,6 +49,10 @@ def read(path: str | Path, *, index: bool = True) -> Checkpoint:
             from anyvit.containers import msgpack
 
             found = msgpack.read(path)
+        case "hdf5":
+            from anyvit.containers import hdf5
+
+            found = hdf5.read(path)
         case "onnx":
             from anyvit.containers import onnx
 
@@ -88,9 +93,9 @@ def _read_zip(path: Path) -> Checkpoint:
     from anyvit.containers import pt2, zips
 
     # The first name mostly tells; a directory of thousands is then parsed once, by the reader.
-    names: list[str] = []
+    names: Collection[str] = ()
     for look in (zips.first_name, zips.members):
-        names = list(look(path))
+        names = look(path)
         if pt2.is_archive(names):
             return pt2.read(path)
         if any(name.endswith((".pkl", "/version")) for name in names):
@@ -101,12 +106,17 @@ def _read_zip(path: Path) -> Checkpoint:
             from anyvit.containers import npz
 
             return npz.read(path)
-    if any(name.endswith(".weights.h5") for name in names):
-        raise FileError(f"{path} is a Keras archive (.keras), which is not supported", remedy="save with numpy.savez")
-    if not names:
+    members = zips.members(path)
+    if "model.weights.h5" in members:
+        from anyvit.containers import hdf5
+
+        return hdf5.read_archive(path, members)
+    if not members:
         raise FileError(f"{path} is an empty archive", usual="numpy.savez or torch.save that was given nothing")
     raise FileError(
-        f"{path} is a zip archive of other files", names=names[:8], remedy="unzip it and open the file or folder in it"
+        f"{path} is a zip archive of other files",
+        names=list(members)[:8],
+        remedy="unzip it and open the file or folder in it",
     )
 
 

@@ -23,7 +23,6 @@ _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GGUF", "a GGUF file (llama.cpp), which is not supported", "open the checkpoint it was made from"),
     (0, b"lmgg", "a GGML file (llama.cpp), which is not supported", "open the checkpoint it was made from"),
     (0, b"tjgg", "a GGML file (llama.cpp), which is not supported", "open the checkpoint it was made from"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5), which is not supported", "save its arrays with numpy.savez"),
     (4, b"TFL3", "a TensorFlow Lite model, which is not supported", "open the checkpoint it was exported from"),
     (0, b"\x1f\x8b", "compressed with gzip", "gunzip FILE"),
     (0, b"BZh", "compressed with bzip2", "bunzip2 FILE"),
@@ -39,7 +38,7 @@ _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def kind(path: Path) -> str:
-    """The format of a file: "safetensors", "zip", "pickle", "npy", "msgpack", "onnx" or "json".
+    """The format of a file: "safetensors", "zip", "pickle", "npy", "msgpack", "onnx", "hdf5" or "json".
 
     Raises:
         FileError: missing, empty, or a format that holds no readable tensors; the message says which and what to do.
@@ -64,6 +63,8 @@ def kind(path: Path) -> str:
         raise _tar(path, file)
     if head.startswith(b"\x93NUMPY"):
         return "npy"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
     if head[0] == 0x80 and len(head) > 1 and head[1] in _PICKLE:
         return "pickle"
     if _is_msgpack(head):
@@ -172,7 +173,7 @@ def _unknown(path: Path, head: bytes) -> FileError:
     return FileError(
         f"{path} is in no format that is known",
         found=f"first bytes {head[:16].hex(' ')} ({shown})",
-        expected="safetensors, torch (.pth, .pt, .bin, .ckpt, TorchScript), npz, msgpack, ONNX, or a folder",
+        expected="safetensors, torch (.pth, .pt, .bin, .ckpt, TorchScript), npz, msgpack, ONNX, HDF5, or a folder",
         usual=usual,
         remedy=remedy,
     )

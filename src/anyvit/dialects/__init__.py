@@ -13,6 +13,7 @@ from anyvit.dialects import (
     anyvit_,
     beit,
     big_vision,
+    cogvlm,
     croco,
     deit,
     dino,
@@ -27,15 +28,19 @@ from anyvit.dialects import (
     hf_deit,
     hf_dinov2,
     hf_dinov3,
+    hf_flax,
     hf_ijepa,
     hf_mae,
     hf_msn,
     hf_siglip,
+    hf_tf,
     hf_vit,
     ibot,
     ijepa,
     instantmesh,
     internvit,
+    keras,
+    layers,
     mae,
     mmpretrain,
     moco,
@@ -95,10 +100,15 @@ ALL: tuple[Dialect, ...] = (
     *croco.DIALECTS,
     *mmpretrain.DIALECTS,
     *timm_eva.DIALECTS,
+    *cogvlm.DIALECTS,
     *timm_relpos.DIALECTS,
     *molmo.DIALECTS,
     *sapiens.DIALECTS,
     *ports.DIALECTS,
+    *hf_tf.DIALECTS,
+    *hf_flax.DIALECTS,
+    *layers.DIALECTS,
+    *keras.DIALECTS,
     *anyvit_.DIALECTS,
 )
 """Every dialect; where two explain a file equally well, the first is taken."""
@@ -125,9 +135,9 @@ def get(name: str) -> Dialect:
         if dialect.name == name:
             return dialect
     if name.endswith(".json"):
-        from anyvit.dialects import tables
+        from anyvit.dialects import as_json
 
-        return tables.read(name)
+        return as_json.read(name)
     from difflib import get_close_matches
 
     names = [dialect.name for dialect in ALL]

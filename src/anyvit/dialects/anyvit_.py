@@ -20,7 +20,8 @@ def _adaln(*parts: str) -> tuple[Rule, ...]:
 
 def _dialect(name: str, title: str, *parts: str) -> Dialect:
     rules = (*_OWN, R(B + "attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV), *_adaln(*parts))
-    return Dialect(name, rules, source="anyvit model/vit.py", title=title, lineage="anyvit")
+    also = ("anyvit-dit",) if name == "anyvit" else ()
+    return Dialect(name, rules, "anyvit model/vit.py", title, "anyvit", classifier=("cls+avg", "unnormed"), also=also)
 
 
 ANYVIT = _dialect("anyvit", "anyvit's reference ViT", "shift1", "scale1", "shift2", "scale2")

@@ -41,6 +41,7 @@ BEIT = Dialect(
     title="BEiT and BEiT v2",
     lineage="beit",
     container="torch",
+    prefix_rows="cls",
 )
 TIMM_BEIT = replace(
     BEIT,

@@ -85,6 +85,8 @@ BIG_VISION = Dialect(
     lineage="big_vision",
     root="params/",
     container="npz",
+    prefix_rows="none",  # "Add posemb before adding extra token"
+    computes=True,
 )
 BIG_VISION_SCAN = replace(
     BIG_VISION,
@@ -131,6 +133,8 @@ def towers(one: Dialect, name: str) -> Dialect:
         source="google-research/big_vision big_vision/models/proj/image_text/two_towers.py",
         title=one.title + ": an image tower whose head projects into a joint space",
         lineage="two_towers",
+        prefix_rows="any",
+        computes=False,
     )
 
 

@@ -28,6 +28,7 @@ DINOV2 = Dialect(
     tower="backbone.",
     container="torch",
     requires=(*ROWS, "norm.weight", "embed.mask"),
+    classifier=("cls+avg",),
 )
 
 DINOV2_CHUNKED = replace(

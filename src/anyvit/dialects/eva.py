@@ -41,6 +41,8 @@ EVA02 = Dialect(
     title="EVA-02 (base, large: q, k, v apart, sub-norm)",
     lineage="eva02-finetuned",
     container="torch",
+    prefix_rows="cls",
+    also=("eva02-fused",),
 )
 EVA02_FUSED = Dialect(
     "eva02-fused",
@@ -49,6 +51,7 @@ EVA02_FUSED = Dialect(
     title="EVA-02 (tiny, small: fused qkv and w12)",
     lineage="eva02-finetuned",
     container="torch",
+    prefix_rows="cls",
 )
 EVA = Dialect(
     "eva",
@@ -57,6 +60,7 @@ EVA = Dialect(
     title="EVA-01 (fused qkv, plain MLP)",
     lineage="eva",
     container="torch",
+    also=("eva-clip", "eva-clip-fused"),
 )
 EVA_CLIP = Dialect(
     "eva-clip",
@@ -66,6 +70,8 @@ EVA_CLIP = Dialect(
     lineage="eva-clip",
     root="visual.",
     container="torch",
+    prefix_rows="cls",
+    also=("eva-clip-fused",),
 )
 EVA_CLIP_FUSED = Dialect(
     "eva-clip-fused",
@@ -75,6 +81,7 @@ EVA_CLIP_FUSED = Dialect(
     lineage="eva-clip",
     root="visual.",
     container="torch",
+    prefix_rows="cls",
 )
 
 DIALECTS = (EVA02, EVA02_FUSED, EVA, EVA_CLIP, EVA_CLIP_FUSED)

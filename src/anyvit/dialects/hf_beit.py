@@ -30,9 +30,10 @@ OWN_MEMORY = (
     R("shared_position_bias.relative_position_bias_table", "embed.rel_pos"),
 )
 ABOUT = ("BeitModel", "beit/modeling_beit.py", "hf-beit", "beit.", ("embed.cls", "embed.patch.bias"))
+ROWS = {"prefix_rows": "cls"}
 
-HF_BEIT = dialect("hf-beit", (*COMMON, *DISK, *OWN), *ABOUT)
-HF_BEIT_MEMORY = dialect("hf-beit-memory", (*COMMON, *MEMORY, *OWN_MEMORY), *ABOUT)
+HF_BEIT = dialect("hf-beit", (*COMMON, *DISK, *OWN), *ABOUT, **ROWS)
+HF_BEIT_MEMORY = dialect("hf-beit-memory", (*COMMON, *MEMORY, *OWN_MEMORY), *ABOUT, **ROWS)
 HF_DATA2VEC = replace(
     HF_BEIT,
     name="hf-data2vec-vision",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from anyvit.dialects.openai_clip import POSITIONS
 from anyvit.dialects.timm import ALL_BIASES, ROWS, B
-from anyvit.rules import Dialect, R, without
+from anyvit.rules import Dialect, R, respell, without
 
 LAYER = "encoder.layers.{i}."
 
@@ -39,6 +39,7 @@ HF_CLIP = Dialect(
     lineage="hf-clip",
     root="vision_model.",
     requires=(*ROWS, "norm.weight", "embed.norm.weight", *ALL_BIASES),
+    classifier=("unnormed",),
 )
 
 HF_CLIP_MEMORY = replace(
@@ -58,6 +59,15 @@ HF_OWLVIT = replace(
     ),
     source="huggingface/transformers v5.23.0: models/{owlvit,owlv2}/modeling_*.py",
     title="Hugging Face OWL-ViT and OWLv2",
+    classifier=(),
 )
 
-DIALECTS = (HF_CLIP, HF_CLIP_MEMORY, HF_OWLVIT)
+HF_ALTCLIP = replace(
+    HF_CLIP,
+    name="hf-altclip",
+    rules=respell(HF_CLIP, LAYER, "encoder.layer.{i}."),
+    source="huggingface/transformers v5.23.0: models/altclip/modeling_altclip.py, conversion_mapping.py; files that it saves",
+    title="AltCLIP as transformers 5 saves it; files of before have CLIP's own names",
+)
+
+DIALECTS = (HF_CLIP, HF_CLIP_MEMORY, HF_OWLVIT, HF_ALTCLIP)

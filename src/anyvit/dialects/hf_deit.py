@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from anyvit.dialects.timm import BIASES, POS, ROWS, B
 from anyvit.rules import Dialect, R
@@ -51,28 +52,35 @@ def dialect(
     lineage: str,
     tower: str,
     requires: tuple[str, ...] = REQUIRES,
+    **fields: Any,
 ) -> Dialect:
     """A dialect of transformers' ViT family."""
     where = "in memory (transformers 5)" if name.endswith("-memory") else "on disk"
     source = f"huggingface/transformers src/transformers/models/{file}; names in memory: conversion_mapping.py"
-    return Dialect(name, rules, source, f"transformers {model}, names {where}", lineage, tower, requires=requires)
+    return Dialect(
+        name, rules, source, f"transformers {model}, names {where}", lineage, tower, requires=requires, **fields
+    )
 
 
-HF_DEIT = dialect("hf-deit", (*STEM, *TOKENS, *DISK, *DEIT), "DeiTModel", "deit/modeling_deit.py", "hf-deit", "deit.")
-HF_DEIT_MEMORY = dialect(
-    "hf-deit-memory", (*STEM, *TOKENS, *MEMORY, *DEIT), "DeiTModel", "deit/modeling_deit.py", "hf-deit", "deit."
-)
-
-DIALECTS = (HF_DEIT, HF_DEIT_MEMORY)
-
-
-def one_classifier(dialect: Dialect) -> Dialect:
-    """DeiT as it is written where there is no head of the distillation token: DeiTForImageClassification.
+def one_classifier(rules: tuple[R, ...]) -> tuple[R, ...]:
+    """DeiT's rules where there is no head of the distillation token: DeiTForImageClassification.
 
     Example:
-        >>> [r.theirs for r in one_classifier(HF_DEIT).rules if "head" in (r.ours or "") and not r.reads_only]
+        >>> [r.theirs for r in one_classifier(DEIT) if "head" in (r.ours or "") and not r.reads_only]
         ['../classifier.{p}']
     """
     heads = [rule.theirs for rule in DEIT if "classifier" in rule.theirs]
-    rules = (replace(r, reads_only=not r.reads_only) if r.theirs in heads else r for r in dialect.rules)
-    return replace(dialect, rules=tuple(rules))
+    return tuple(replace(r, reads_only=not r.reads_only) if r.theirs in heads else r for r in rules)
+
+
+def _deit(name: str, layers: tuple[R, ...]) -> Dialect:
+    rules = (*STEM, *TOKENS, *layers, *DEIT)
+    return dialect(
+        name, rules, "DeiTModel", "deit/modeling_deit.py", "hf-deit", "deit.", leaves=("embed.mask",),
+        classifier=("pooler",), instead={"head_dist.weight": one_classifier(rules)},
+    )  # fmt: skip
+
+
+HF_DEIT, HF_DEIT_MEMORY = _deit("hf-deit", DISK), _deit("hf-deit-memory", MEMORY)
+
+DIALECTS = (HF_DEIT, HF_DEIT_MEMORY)

@@ -35,6 +35,8 @@ HF_DINOV2 = Dialect(
     lineage="hf-dinov2",
     tower="dinov2.",
     requires=(*ROWS, "embed.mask", "embed.patch.bias", *BIASES, *GATES, B + "ls1", B + "ls2"),
+    classifier=("cls+avg",),
+    also=("hf-dinov2-with-registers",),
 )
 
 HF_DINOV2_MEMORY = replace(
@@ -56,6 +58,7 @@ HF_REGISTERS = replace(
     title="Hugging Face DINOv2 with registers",
     lineage="hf-dinov2-registers",
     tower="dinov2_with_registers.",
+    also=(),
 )
 
 HF_REGISTERS_MEMORY = replace(

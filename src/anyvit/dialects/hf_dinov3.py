@@ -32,8 +32,9 @@ GATED = (
 
 
 def _dialect(name: str, rules: tuple[Rule, ...], where: str, gated: bool = False) -> Dialect:
+    also = ("hf-dinov3-gated",) if name == "hf-dinov3" else ()
     title = f"transformers DINOv3ViTModel{' with a gated MLP' if gated else ''}, names {where}"
-    return Dialect(name, rules, source=SOURCE, title=title, lineage="hf-dinov3", requires=REQUIRES)
+    return Dialect(name, rules, source=SOURCE, title=title, lineage="hf-dinov3", requires=REQUIRES, also=also)
 
 
 HF_DINOV3 = _dialect("hf-dinov3", PLAIN, "on disk")

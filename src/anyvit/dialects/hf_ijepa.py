@@ -15,7 +15,7 @@ OWN = (
 )
 ABOUT = ("IJepaModel", "ijepa/modeling_ijepa.py", "hf-ijepa", "ijepa.", ("embed.patch.bias", *BIASES))
 
-HF_IJEPA = dialect("hf-ijepa", (*OWN, *DISK), *ABOUT)
+HF_IJEPA = dialect("hf-ijepa", (*OWN, *DISK), *ABOUT, leaves=("embed.mask",))
 HF_IJEPA_MEMORY = dialect("hf-ijepa-memory", (*OWN, *MEMORY), *ABOUT)
 
 DIALECTS = (HF_IJEPA, HF_IJEPA_MEMORY)

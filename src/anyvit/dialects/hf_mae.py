@@ -28,6 +28,7 @@ HF_MAE = dialect(
         *_decoder(DISK, L, "decoder_" + L),
     ),
     *ABOUT,
+    leaves=("embed.mask",),
 )
 HF_MAE_MEMORY = dialect(
     "hf-vit-mae-memory",

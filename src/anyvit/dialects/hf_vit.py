@@ -55,6 +55,8 @@ HF_VIT = Dialect(
     lineage="hf-vit",
     tower="vit.",
     requires=(*ROWS, "embed.patch.bias", *BIASES),
+    leaves=("embed.mask",),
+    classifier=("pooler",),
 )
 
 HF_VIT_MEMORY = replace(
@@ -85,6 +87,7 @@ HF_PIXIO = replace(
     source="huggingface/transformers v5.23.0: models/pixio/modeling_pixio.py, conversion_mapping.py",
     title="Hugging Face Pixio",
     lineage="hf-pixio",
+    leaves=(),
     tower="pixio.",
 )
 

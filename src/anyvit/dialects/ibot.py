@@ -18,6 +18,8 @@ IBOT = Dialect(
     title="iBOT",
     lineage="ibot",
     container="torch",
+    prefix_rows="cls",
+    also=("ibot-beit",),
 )
 IBOT_BEIT = Dialect(
     "ibot-beit",
@@ -30,6 +32,7 @@ IBOT_BEIT = Dialect(
     lineage="beit",
     container="torch",
     anchors=(B + "attn." + TABLE, "rel_pos_bias." + TABLE),
+    prefix_rows="cls",
 )
 
 DIALECTS = (IBOT, IBOT_BEIT)

@@ -456,7 +456,7 @@ LINEAGES: tuple[Lineage, ...] = (
         ("canon head.weight",), heads=WIDE,
     ),
     Lineage(
-        "hf-clip", ("hf-clip", "hf-clip-memory", "hf-owlvit"),
+        "hf-clip", ("hf-clip", "hf-clip-memory", "hf-owlvit", "hf-altclip"),
         {"eps": 1e-5, "act": "quick_gelu", "resample": "hf", "tokens_normed": False, **CLIP},
         "transformers CLIPVisionConfig: hidden_act='quick_gelu'; last_hidden_state stands before post_layernorm",
         heads=WIDE,
@@ -703,6 +703,29 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage(
         "mmseg", ("mmseg",), {"eps": 1e-6, "act": "gelu", "resample": "mmpretrain", **IMAGENET},
         "mmsegmentation mmseg/models/backbones/vit.py: LN eps 1e-6, GELU, bicubic to size=", heads=WIDE,
+    ),
+    Lineage(
+        "cogvlm", ("cogvlm",),
+        {"eps": 1e-6, "act": "gelu", "block_norm": "post", "resample": "none", "pool": "none", **CLIP},
+        "zai-org/cogvlm-chat-hf visual.py, config.json: layer_norm_eps 1e-6, hidden_act gelu, 16 heads at 1792; branches are "
+        "normed before they are added, no norm after the last block", heads=WIDE,
+    ),
+    Lineage(
+        "vit-keras", ("vit-keras",), {"eps": 1e-6, "act": "gelu", "resample": "google", **HALF},
+        "vit-keras vit_keras/{vit,layers,utils}.py: epsilon=1e-6, gelu(approximate=False), zoom order 1; preprocess_inputs mode tf",
+        heads=WIDE,
+    ),
+    Lineage(
+        "keras-hub-dinov2", ("keras-hub-dinov2",), {"eps": 1e-6, "act": "gelu", "resample": "hf", **IMAGENET},
+        "keras_hub/src/models/dinov2/{dinov2_backbone,dinov2_layers}.py: epsilon=1e-6, bicubic without antialias", heads=WIDE,
+    ),
+    Lineage(
+        "keras-hub", ("keras-hub-deit",), {"eps": 1e-6, "act": "gelu", "resample": "none", **IMAGENET},
+        "keras_hub/src/models/deit/{deit_backbone,deit_layers}.py: layer_norm_epsilon=1e-6, activation='gelu' (erf)",
+    ),
+    Lineage(
+        "keras-hub", ("keras-hub-vit",), {"eps": 1e-6, "act": "gelu", "resample": "none", **HALF},
+        "keras_hub/src/models/vit/{vit_backbone,vit_layers}.py: layer_norm_epsilon=1e-6, activation='gelu' (erf)", heads=WIDE,
     ),
     Lineage("anyvit", ("anyvit", "anyvit-dit"), {}, "anyvit's own state dict; its metadata holds the spec", heads=WIDE),
 )  # fmt: skip

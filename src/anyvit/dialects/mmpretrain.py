@@ -32,6 +32,7 @@ MMPRETRAIN = Dialect(
     lineage="mmpretrain",
     tower="backbone.",
     container="torch",
+    prefix_rows="cls",
 )
 
 MMSEG = replace(

@@ -18,6 +18,7 @@ MOCO = Dialect(
     title="MoCo v3",
     lineage="moco-v3",
     container="torch",
+    prefix_rows="cls",
 )
 
 DIALECTS = (MOCO,)

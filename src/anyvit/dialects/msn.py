@@ -18,6 +18,7 @@ MSN = Dialect(
     title="MSN",
     lineage="msn",
     container="torch",
+    prefix_rows="cls",
 )
 
 DIALECTS = (MSN,)

@@ -26,6 +26,7 @@ OPEN_CLIP = Dialect(
     lineage="open_clip",
     root="visual.",
     requires=(*ROWS, *ALL_BIASES),
+    also=("open_clip-coca", "open_clip-clipa", "open_clip-timm"),
 )
 
 COCA = Dialect(
@@ -88,6 +89,7 @@ TRUNK = Dialect(
     title="OpenCLIP with a timm VisionTransformer (SigLIP)",
     lineage="open_clip",
     root="visual.trunk.",
+    prefix_rows="all",
 )
 
 DIALECTS = (OPEN_CLIP, COCA, CLIPA, TRUNK)

@@ -36,6 +36,7 @@ TIMM_SAM = Dialect(
     source="huggingface/pytorch-image-models timm/models/vision_transformer_sam.py",
     title="timm VisionTransformerSAM",
     lineage="sam",
+    prefix_rows="all",
 )
 HF_SAM = Dialect(
     "hf-sam",

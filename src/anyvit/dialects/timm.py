@@ -90,7 +90,20 @@ def swiglu(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     )
 
 
-TIMM = Dialect("timm", RULES, SOURCE + "models/vision_transformer.py", "timm VisionTransformer", "timm")
+EVAS = tuple("timm-eva" + end for end in ("", "-swiglu", "-glu", "-rope", "-rope-glu", "-apart-swiglu", "-apart-glu"))
+
+TIMM = Dialect(
+    "timm",
+    RULES,
+    SOURCE + "models/vision_transformer.py",
+    "timm VisionTransformer",
+    "timm",
+    prefix_rows="all",
+    also=(
+        *("timm-glu", "timm-swiglu", "timm-parallel", "timm-parallel-biased", "timm-parallel-diff"),
+        *("timm-beit", "timm-sam", *EVAS, "timm-relpos"),
+    ),
+)
 
 TIMM_GLU = Dialect(
     "timm-glu",
@@ -98,6 +111,7 @@ TIMM_GLU = Dialect(
     SOURCE + "models/vision_transformer.py, layers/mlp.py",
     "timm VisionTransformer with a packed gated MLP (DINOv2 giant, TIPSv2 giant)",
     "timm",
+    prefix_rows="all",
 )
 
 TIMM_SWIGLU = Dialect(
@@ -106,6 +120,7 @@ TIMM_SWIGLU = Dialect(
     SOURCE + "models/vision_transformer.py, layers/mlp.py",
     "timm VisionTransformer with a gated MLP of three matrices (AIMv2)",
     "timm",
+    prefix_rows="all",
 )
 
 SECOND = "the second of two branches that stand side by side; the canonical vocabulary has one"
@@ -138,6 +153,8 @@ TIMM_PARALLEL = Dialect(
     "timm VisionTransformer whose attention and MLP run side by side",
     "timm-parallel",
     requires=(B + "mlp.fc1.bias",),
+    prefix_rows="all",
+    also=("timm-parallel-biased", "timm-parallel-diff"),
 )
 
 TIMM_PARALLEL_BIASED = Dialect(
@@ -147,6 +164,7 @@ TIMM_PARALLEL_BIASED = Dialect(
     "timm VisionTransformer whose attention and MLP run side by side, with biases of q, k and v",
     "timm-parallel",
     requires=IN_BIASES,
+    prefix_rows="all",
 )
 
 TIMM_PARALLEL_DIFF = Dialect(
@@ -164,6 +182,7 @@ TIMM_PARALLEL_DIFF = Dialect(
     "timm VisionTransformer whose differential attention and MLP run side by side",
     "timm-parallel",
     requires=(*IN_BIASES, B + "attn.sub_norm.weight"),
+    prefix_rows="all",
 )
 
 TIMM_TWINS = Dialect(
@@ -186,6 +205,7 @@ TIMM_TWINS = Dialect(
     SOURCE + "models/vision_transformer.py, ParallelThingsBlock",
     "timm VisionTransformer with two attentions and two MLPs side by side in every block (read only)",
     "timm",
+    prefix_rows="all",
 )
 
 TIMM_NAFLEX = Dialect(
@@ -203,6 +223,7 @@ TIMM_NAFLEX = Dialect(
     "timm NaFlexViT",
     "timm",
     sizes={"c": 3},
+    prefix_rows="all",
 )  # fmt: skip
 
 DIALECTS = (TIMM, TIMM_GLU, TIMM_SWIGLU, TIMM_PARALLEL, TIMM_PARALLEL_BIASED, TIMM_PARALLEL_DIFF,

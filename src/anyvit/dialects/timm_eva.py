@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyvit.dialects.open_clip import trunk
-from anyvit.dialects.timm import BASE, MLP, POOL, QKV, SOURCE, B, glu, swiglu
+from anyvit.dialects.timm import BASE, EVAS, MLP, POOL, QKV, SOURCE, B, glu, swiglu
 from anyvit.rules import Dialect, R, Rule, without
 
 EVA = SOURCE + "models/eva.py, layers/{attention,mlp}.py"
@@ -43,7 +43,8 @@ APART = (*REST, R(B + "attn.<q_proj|k_proj|v_proj>.{p}", B + "attn.<q|k|v>.{p}")
 
 
 def _eva(suffix: str, rules: tuple[Rule, ...], models: str) -> Dialect:
-    return Dialect("timm-eva" + suffix, rules, EVA, f"timm Eva: {models}", "timm-eva")
+    also = {"": EVAS[1:], "-rope": ("timm-eva-rope-glu",)}.get(suffix, ())
+    return Dialect("timm-eva" + suffix, rules, EVA, f"timm Eva: {models}", "timm-eva", prefix_rows="all", also=also)
 
 
 def _trunk(eva: Dialect) -> Dialect:
@@ -56,6 +57,7 @@ def _trunk(eva: Dialect) -> Dialect:
         title=eva.title.replace("timm", "OpenCLIP with timm's", 1),
         lineage="open_clip-timm",
         root="visual.trunk.",
+        also=(),
     )
 
 

@@ -26,6 +26,7 @@ TIMM_RELPOS = Dialect(
     source="huggingface/pytorch-image-models timm/models/vision_transformer_relpos.py, timm/layers/pos_embed_rel.py",
     title="timm VisionTransformerRelPos",
     lineage="timm-relpos",
+    prefix_rows="all",
 )
 
 DIALECTS = (TIMM_RELPOS,)

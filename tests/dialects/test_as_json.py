@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.toys import toy
 
 from anyvit import dialects, inspect
 from anyvit.dialects import ALL, get
-from anyvit.dialects.tables import built, described, read
+from anyvit.dialects.as_json import built, described, read
 from anyvit.errors import BadArgument, FileError
 from anyvit.rules import Dialect
 
@@ -19,14 +20,8 @@ from anyvit.rules import Dialect
 @pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
 def test_every_dialect_is_read_from_its_own_description(dialect: Dialect) -> None:
     again = built(json.loads(json.dumps(described(dialect))))
-    assert [(r.theirs, r.ours, r.axes) for r in again.rules] == [(r.theirs, r.ours, r.axes) for r in dialect.rules]
-    assert (again.name, again.tower, again.root, again.lineage) == (
-        dialect.name,
-        dialect.tower,
-        dialect.root,
-        dialect.lineage,
-    )
-    assert dict(again.sizes) == dict(dialect.sizes)
+    # configs are functions in part, and beside the tensors
+    assert replace(again, config=dialect.config) == dialect
 
 
 def test_a_file_is_read_by_a_table_of_ones_own(tmp_path: Path) -> None:

@@ -9,9 +9,14 @@ from typing import Any
 
 from anyvit.errors import BadArgument, FileError
 from anyvit.rules import Dialect, Rule
+from anyvit.tables import ROWS
 
 TEXTS = ("name", "title", "source", "lineage", "container", "tower", "root")
 """Fields of a dialect that are text."""
+LISTS = ("anchors", "requires", "leaves", "classifier", "also")
+"""Fields that are lists of text."""
+SWITCHES = ("chunked", "computes")
+"""Fields that are true or false."""
 
 
 def described(dialect: Dialect) -> dict[str, Any]:
@@ -22,8 +27,11 @@ def described(dialect: Dialect) -> dict[str, Any]:
         [{'theirs': 'ln.{p}', 'ours': 'norm.{p}', 'axes': None, 'why': ''}]
     """
     texts = {name: getattr(dialect, name) for name in TEXTS}
-    more = {"sizes": dict(dialect.sizes), "anchors": list(dialect.anchors), "requires": list(dialect.requires)}
-    return {**texts, **more, "chunked": dialect.chunked, "rules": [_row(rule) for rule in dialect.rules]}
+    more = {"sizes": dict(dialect.sizes), "prefix_rows": dialect.prefix_rows}
+    more |= {name: list(getattr(dialect, name)) for name in LISTS}
+    more |= {name: getattr(dialect, name) for name in SWITCHES}
+    more["instead"] = {absent: [_row(rule) for rule in rules] for absent, rules in dialect.instead.items()}
+    return {**texts, **more, "rules": [_row(rule) for rule in dialect.rules]}
 
 
 def _row(rule: Rule) -> dict[str, Any]:
@@ -48,8 +56,11 @@ def built(table: Any, path: str = "the table") -> Dialect:
         rules = tuple(_rule(row) for row in table["rules"])
         more: dict[str, Any] = {name: str(table[name]) for name in TEXTS if table.get(name)}
         more["sizes"] = {str(letter): int(size) for letter, size in (table.get("sizes") or {}).items()}
-        more |= {name: tuple(map(str, table.get(name) or ())) for name in ("anchors", "requires")}
-        more["chunked"] = bool(table.get("chunked"))
+        more |= {name: tuple(map(str, table.get(name) or ())) for name in LISTS}
+        more |= {name: bool(table.get(name)) for name in SWITCHES}
+        more["prefix_rows"] = {word: word for word in ROWS}[table.get("prefix_rows", ROWS[0])]
+        instead = table.get("instead") or {}
+        more["instead"] = {str(absent): tuple(_rule(row) for row in rows) for absent, rows in instead.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"{type(error).__name__}: {error}"
         raise BadArgument(f"{path} holds no table of a dialect", found=found, remedy=remedy) from error
