@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyvit.cli_options import Answer, style
-from anyvit.dialects.tables import described
+from anyvit.tables import described
 
 if TYPE_CHECKING:
     from anyvit.rules import Dialect

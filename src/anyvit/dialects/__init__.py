@@ -125,7 +125,7 @@ def get(name: str) -> Dialect:
         if dialect.name == name:
             return dialect
     if name.endswith(".json"):
-        from anyvit.dialects import tables
+        from anyvit import tables
 
         return tables.read(name)
     from difflib import get_close_matches
