@@ -237,7 +237,10 @@ def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, mat
         name = next((name for name in spelt if name != "embed.pos"), "embed.pos")
         findings.append(Finding("missing", (name,), cause, remedy, not insisted))
     sub_normed = spec.attn_norm and spec.dialect.startswith("timm-eva")  # EVA-02 base and large
-    if spec.pos_embed in ("rope", "relpos_decomposed") and (sub_normed or spec.dialect.startswith(TABLED)):
+    tabled = spec.dialect.startswith(TABLED) and (
+        spec.dialect != "timm-sam" or spec.neck_dim
+    )  # its classifiers have none
+    if spec.pos_embed in ("rope", "relpos_decomposed") and (sub_normed or tabled):
         names = (spell(match, "embed.pos"),)
         cause = "the position table is missing, which models of this spelling have beside the others"
         findings.append(Finding("missing", names, cause, "the file was cut or edited; get it whole", not insisted))

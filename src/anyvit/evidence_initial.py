@@ -145,7 +145,7 @@ def frozen(traces: Iterable[Trace]) -> float | None:
 
     Example:
         >>> import numpy as np
-        >>> frozen([Trace.of("ls1", np.full(8, 1e-5)), Trace.of("ls2", np.full(8, 1e-5))]) == np.float32(1e-5)
+        >>> bool(frozen([Trace.of("ls1", np.full(8, 1e-5)), Trace.of("ls2", np.full(8, 1e-5))]) == np.float32(1e-5))
         True
     """
     values = {t.constant for t in traces}

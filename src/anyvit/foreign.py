@@ -23,7 +23,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     (r"patch_merger\.(proj_conv|before_rms)\.",
      "HunYuan-VL's tower: positions for pictures of any size and a merger of neighbouring patches"),
     (r"cls_position_embedding$", "Inkling's tower: patches of any number with positions of their own, merged after the blocks"),
-    (r"patch_embed\.pos_emb\.|\.wqkv\.|\.norm0\.weight$",
+    (r"patch_embed\.pos_emb\.|\.wqkv\.|blocks\.\d+\.norm0\.weight$",
      "MoonViT (Kimi-VL): rotary positions in two dimensions beside a table, patches of many pictures in a row"),
     (r"attn_pool\.kv_proj\.", "Qwen-VL (the first): q, k and v are interleaved head by head, and there is no class token"),
     (r"(^|\.)embeddings\.pre_layernorm\.", "mPLUG-Owl's tower: q, k and v are interleaved head by head (query_key_value)"),

@@ -179,7 +179,7 @@ class _Tree:
             raise UnsafeError(
                 f"{self.path} links to another file, which is not followed", names=[path],
                 usual="a file that was split by hand, or a forged one",
-                remedy="copy what it links to into one file: h5repack or h5py's copy with expand_external=True",
+                remedy="copy what it links to into one file, as h5repack does",
             )  # fmt: skip
         item = h5py.h5o.open(group, name)
         before = self.first(item, path)
