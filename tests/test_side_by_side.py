@@ -29,6 +29,7 @@ def test_several_work_at_once_and_few_bytes_need_no_thread() -> None:
     assert mapped(lambda n: met.wait() >= 0 and n, range(1, 4), 3 * EACH) == [1, 2, 3]
     here = threading.current_thread()
     assert mapped(lambda _: threading.current_thread(), range(3), 2 * EACH - 1) == [here] * 3
+    assert mapped(lambda _: threading.current_thread(), range(3), 8 * EACH, spare=3) == [here] * 3
     assert mapped(str, [], 8 * EACH) == []
 
 

@@ -119,25 +119,26 @@ def ask(found: Reading) -> Reading:
 
 
 @_quietly
-def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
+def odd_blocks(tensors: Mapping[str, Lazy], spec: Spec, spare: int = 0) -> tuple[Finding, ...]:
     """Odd blocks among those that `settle` did not read; for whoever reads every byte anyway.
 
     Arguments:
         tensors: canonical name → tensor, as the file has them.
         spec: the architecture.
+        spare: processors that are left to others.
     """
     numbers = depth_of(tensors)
     seen = {numbers[n] for n in evidence.sample(len(numbers), spec.embed_dim, BUDGET)}
     if len(seen) == len(numbers):
         return ()
-    blocks = attentions(tensors, numbers)
+    blocks = attentions(tensors, numbers, spare)
     if not any(evidence_order.glance([b], bool(spec.qk_norm)) for b in blocks):
         return ()
     new = {f"blocks.{n}" for n in numbers if n not in seen}
     return tuple(_said([d for d in _layout(blocks)[1] if d.name in new], numbers, False))
 
 
-def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Attention]:
+def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int], spare: int = 0) -> list[Attention]:
     """The norms of the attention weights of some blocks; blocks that cannot be read are left out."""
 
     def attention(i: int) -> Attention | None:
@@ -151,7 +152,7 @@ def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int]) -> list[Atte
         return Attention(q, k, v, out, f"blocks.{i}", *(_bias(tensors, i, part) for part in "qk"))
 
     each = sum(t.nbytes for n, t in tensors.items() if n.startswith(f"blocks.{min(numbers, default=0)}.attn."))
-    return [found for found in mapped(attention, numbers, each * len(numbers)) if found is not None]
+    return [found for found in mapped(attention, numbers, each * len(numbers), spare) if found is not None]
 
 
 def _norms(lazy: Lazy, buffer: memoryview) -> Norms | None:

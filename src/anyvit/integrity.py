@@ -59,6 +59,7 @@ def begin(
     spec: Spec | None = None,
     *,
     again: bool = False,
+    waits: bool = False,
 ) -> Check:
     """Starts to check what a model was read from.
 
@@ -68,6 +69,7 @@ def begin(
         check: "now" checks before this returns, "beside" in a thread, "off" not at all; None: see `mode`.
         spec: the architecture, where blocks that lie otherwise than their names say are to be found as well.
         again: whether the bytes may have to be read once more (`Check.again`); the file then stays open.
+        waits: whether the caller waits for the verdict anyway: then all processors work on it.
 
     Returns:
         The check; `wait` and `findings` give its verdict.
@@ -80,8 +82,8 @@ def begin(
     # What lies elsewhere would be fetched twice.
     check = "off" if check is None and "://" in checkpoint.path else check
     when = mode(check, sum(checkpoint.tensors[name].nbytes for name in names))
-    running = Check(checkpoint, names, None if spec is None else (lambda: _odd(tensors, spec)), again)
-    if when == "now":
+    running = Check(checkpoint, names, None if spec is None else (lambda spare: _odd(tensors, spec, spare)), again)
+    if when == "now" or (when == "beside" and waits):
         running.run()
         running.wait()
     elif when == "beside":
@@ -89,10 +91,10 @@ def begin(
     return running
 
 
-def _odd(tensors: Mapping[str, Lazy], spec: Spec) -> tuple[Finding, ...]:
+def _odd(tensors: Mapping[str, Lazy], spec: Spec, spare: int) -> tuple[Finding, ...]:
     from anyvit.deep import odd_blocks
 
-    return odd_blocks(tensors, spec)
+    return odd_blocks(tensors, spec, spare)
 
 
 class Check:
@@ -101,7 +103,7 @@ class Check:
     Arguments:
         checkpoint: the opened file.
         names: tensor to read → what it is in the model.
-        more: what else to ask once the bytes are read.
+        more: what else to ask once the bytes are read; is given the processors to leave free.
         again: whether the bytes may have to be read once more.
     """
 
@@ -109,7 +111,7 @@ class Check:
         self,
         checkpoint: Checkpoint,
         names: Mapping[str, Use],
-        more: Callable[[], tuple[Finding, ...]] | None = None,
+        more: Callable[[int], tuple[Finding, ...]] | None = None,
         again: bool = False,
     ) -> None:
         self._job: tuple[Checkpoint, Mapping[str, Use]] | None = (checkpoint, names)
@@ -120,14 +122,14 @@ class Check:
         self._findings: tuple[Finding, ...] = ()
         self._digest: str | None = None
 
-    def run(self) -> None:
-        """Reads every byte; what is wrong is kept for `wait`."""
+    def run(self, spare: int = 0) -> None:
+        """Reads every byte, by all processors but `spare`; what is wrong is kept for `wait`."""
         (job, self._job), (more, self._more) = (self._job, None), (self._more, None)
         if job is None:
             return
         try:
-            self._findings, self._digest = _examined(*job)
-            self._findings += more() if more else ()
+            self._findings, self._digest = _examined(*job, spare)
+            self._findings += more(spare) if more else ()
         except Exception as error:  # kept, so that a thread loses nothing
             self._error = error
 
@@ -135,7 +137,7 @@ class Check:
         """Runs in a thread that the end of the process does not wait for."""
         from threading import Thread
 
-        self._thread = Thread(target=self.run, name="anyvit-check", daemon=True)
+        self._thread = Thread(target=self.run, args=(1,), name="anyvit-check", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -198,7 +200,7 @@ def _settled(findings: tuple[Finding, ...], error: Exception | None, digest: str
     return check
 
 
-def _examined(checkpoint: Checkpoint, names: Mapping[str, Use]) -> tuple[tuple[Finding, ...], str]:
+def _examined(checkpoint: Checkpoint, names: Mapping[str, Use], spare: int) -> tuple[tuple[Finding, ...], str]:
     """Findings on the values of tensors, and one checksum over all of them.
 
     Raises:
@@ -214,7 +216,7 @@ def _examined(checkpoint: Checkpoint, names: Mapping[str, Use]) -> tuple[tuple[F
         rooms.append(buffer)
         return seen
 
-    found = mapped(look, names, sum(checkpoint.tensors[name].nbytes for name in names))
+    found = mapped(look, names, sum(checkpoint.tensors[name].nbytes for name in names), spare)
     met = dict(zip(names, found, strict=True))
     digests = {name: seen.digest for name, seen in met.items()}
     findings = (

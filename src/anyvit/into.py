@@ -59,7 +59,7 @@ def fill(
     except (Incomplete, Unsayable) as error:
         error.report = _refused(source, error)
         raise
-    seen = integrity.begin(source.checkpoint, source.tensors, check, source.spec).findings()
+    seen = integrity.begin(source.checkpoint, source.tensors, check, source.spec, waits=True).findings()
     meta.unfillable(module, [target.real[n] for n in plan.values])
     zeroed = meta.settle(module, [target.real[n] for n in plan.values])
     _copy(module, {target.real[n]: t for n, t in plan.values.items()}, device)

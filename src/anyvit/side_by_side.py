@@ -15,7 +15,7 @@ EACH = 16 << 20
 """Bytes that are worth a thread."""
 
 
-def mapped(function: Callable[[One], Made], items: Iterable[One], size: int) -> list[Made]:
+def mapped(function: Callable[[One], Made], items: Iterable[One], size: int, spare: int = 0) -> list[Made]:
     """The function of each item, in their order.
 
     The threads never delay the end of the process; those of `concurrent.futures` would.
@@ -24,6 +24,7 @@ def mapped(function: Callable[[One], Made], items: Iterable[One], size: int) -> 
         function: safe to be called by several threads at once.
         items: what to call it with, in the order in which they are begun.
         size: bytes that will be read in all; few are not worth a thread.
+        spare: processors that are left to others.
 
     Raises:
         What the function raised first; what was not begun by then never is.
@@ -33,7 +34,7 @@ def mapped(function: Callable[[One], Made], items: Iterable[One], size: int) -> 
         [1, 2, 3]
     """
     items = list(items)
-    count = min(MOST, processors(), len(items), size // EACH)
+    count = min(MOST, processors() - spare, len(items), size // EACH)
     if count < 2:
         return [function(item) for item in items]
     from threading import Thread

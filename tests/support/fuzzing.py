@@ -163,6 +163,7 @@ PLACES: dict[str, Place] = {
     "msgpack": _file("a.msgpack"),
     "onnx": _external,
     "dcp": _metadata,
+    "hdf5": _file("a.h5"),
 }
 """Kind → how its bytes become something to open."""
 KINDS = (*PLACES, "rules")
@@ -440,6 +441,28 @@ def _dcp() -> Iterator[bytes]:
         yield (Path(folder) / ".metadata").read_bytes()
 
 
+def _hdf5() -> Iterator[bytes]:
+    import h5py
+
+    few = dict(list(tensors().items())[:6])
+    for latest in (False, True):
+        out = io.BytesIO()
+        with h5py.File(out, "w", libver="latest" if latest else "earliest") as file:
+            file.attrs["model_config"] = '{"class_name": "ViT"}'
+            layers = file.create_group("model_weights")
+            layers.attrs["layer_names"] = [b"vit", b"head"]
+            group = layers.create_group("vit")
+            group.attrs["weight_names"] = [name.encode() for name in few]
+            for number, (name, value) in enumerate(few.items()):
+                packed = {"chunks": (4,) * value.ndim, "compression": "gzip", "shuffle": True} if number == 4 else {}
+                group.create_dataset(name.replace(".", "/"), data=value, **packed)
+            group["again"] = group["cls_token"]
+            group["soft"] = h5py.SoftLink("/model_weights/vit/cls_token")
+            file.create_group("layers/dense/vars").attrs["name"] = "dense"
+            file.create_dataset("layers/dense/vars/0", data=np.zeros((2, 3), ">f4"))
+        yield out.getvalue()
+
+
 def _json(*values: object) -> list[bytes]:
     return [json.dumps(value).encode() for value in values]
 
@@ -464,6 +487,7 @@ _SEEDS: dict[str, tuple[Callable[[], Iterator[bytes]], ...]] = {
     "msgpack": (_msgpack,),
     "onnx": (_onnx,),
     "dcp": (_dcp,),
+    "hdf5": (_hdf5,),
     "index": (lambda: iter(_json(
         {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors(), "a.safetensors")},
         {"weight_map": dict.fromkeys([*tensors(), "head.weight"], "./a.safetensors")},
