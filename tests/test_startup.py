@@ -105,6 +105,14 @@ def test_the_command_line_imports_nothing_heavy(folder: Path, idle: set[str]) ->
     assert not {module.partition(".")[0] for module in found} & HEAVY
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("dialect", "out"), [("hf-vit", "x.safetensors"), ("google-npz", "x.npz"), ("hf-vit", "x")])
+def test_a_conversion_imports_no_torch(folder: Path, name: str, dialect: str, out: str, tmp_path: Path) -> None:
+    script = "import sys, anyvit\nanyvit.convert(*sys.argv[1:4], heads=4)"
+    found = modules_after(script, str(folder / name), str(tmp_path / out), dialect)
+    assert not {module.partition(".")[0] for module in found} & {"torch", "scipy", "onnx", "h5py"}
+
+
 class Counter:
     """Bytes read from local files, which must not be mapped."""
 

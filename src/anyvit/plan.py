@@ -15,7 +15,6 @@ from anyvit.module import real_names, submodule
 from anyvit.reading import Reading
 from anyvit.report import Finding, fold
 from anyvit.rules import parent
-from anyvit.sides import library
 from anyvit.spec import Spec
 from anyvit.target import Target, contradictions, differences, part
 from anyvit.weight_sets import same_tower
@@ -135,6 +134,8 @@ def _why_left(names: Collection[str], tensors: Tensors, goal: Tensors) -> str:
 
 def build_line(source: Reading, target: Target) -> str:
     """The line that builds a module of the target's library for a file."""
+    from anyvit.sides import library
+
     match = target.reading.match
     tower = submodule(target.module, match.prefix if match else "")
     path = json.dumps(source.checkpoint.path, ensure_ascii=False) if source.checkpoint.path else "path"
