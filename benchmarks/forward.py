@@ -63,8 +63,9 @@ def _ways(path: Path, folder: Path, batch: int) -> dict[str, Call]:
     import anyvit
 
     ours = anyvit.load(path, check="off")
-    ways: dict[str, Call] = {"anyvit": lambda x: ours(x).tokens}
-    for precision in ("float32", "bfloat16", "int8"):
+    plain = anyvit.accelerate(copy.deepcopy(ours)).restore()
+    ways: dict[str, Call] = {"anyvit": lambda x: ours(x).tokens, "anyvit, restored": lambda x: plain(x).tokens}
+    for precision in ("bfloat16", "int8"):
         fast = anyvit.accelerate(copy.deepcopy(ours), precision=precision)
         print(f"anyvit.accelerate, {precision}: {fast.acceleration}", file=sys.stderr)
         if fast.acceleration.layers:

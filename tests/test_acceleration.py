@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+import anyvit  # noqa: E402
 from anyvit import acceleration  # noqa: E402
 from anyvit.acceleration import PackedLinear, accelerate  # noqa: E402
 from anyvit.errors import BadArgument  # noqa: E402
@@ -251,3 +252,53 @@ def test_the_error_of_given_pixels(vit: ViT, pixels: torch.Tensor) -> None:
 def test_an_unknown_precision(vit: ViT) -> None:
     with pytest.raises(BadArgument, match="int4"):
         accelerate(vit, precision="int4")
+
+
+@pytest.fixture
+def loaded(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> ViT:
+    """A model as `load` gives it, large enough to be packed at its first use."""
+    monkeypatch.setattr(acceleration, "LEAST", 1)
+    return anyvit.load(vit.state_dict(), heads=3)
+
+
+def test_a_loaded_model_is_packed_at_its_first_inference(loaded: ViT, vit: ViT, pixels: torch.Tensor) -> None:
+    loaded(pixels)
+    assert not packed(loaded), "this call may be followed by a backward pass"
+    with torch.no_grad():
+        out = loaded(pixels)
+        assert len(packed(loaded)) == 2 * 4 + 1
+        torch.testing.assert_close(out.tokens, vit(pixels).tokens, rtol=1e-5, atol=1e-5)
+        assert torch.equal(loaded(pixels).tokens, out.tokens)
+    assert all(type(layer) is nn.Linear for layer in loaded.restore().modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        loaded(pixels)
+    assert not packed(loaded), "what was restored stays as it is"
+
+
+@torch.no_grad()
+def test_what_is_not_packed_without_being_asked(
+    loaded: ViT, vit: ViT, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit(pixels)
+    copied = copy.deepcopy(loaded).train()
+    copied(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        loaded(pixels)
+    assert not packed(vit) and not packed(copied) and not packed(loaded)
+    monkeypatch.setattr(acceleration, "_memory", lambda: 0)
+    loaded(pixels)
+    assert not packed(loaded), "there is no room for a copy"
+    small = anyvit.load(vit.state_dict(), heads=3)
+    monkeypatch.undo()
+    small(pixels)
+    assert not packed(small)
+
+
+@torch.no_grad()
+def test_what_compiles_sees_plain_weights(loaded: ViT, pixels: torch.Tensor) -> None:
+    program = torch.export.export(copy.deepcopy(loaded), (pixels,))
+    plain = loaded(pixels).tokens
+    assert packed(loaded)
+    again = pickle.loads(pickle.dumps(loaded))
+    torch.testing.assert_close(again(pixels).tokens, plain, rtol=1e-5, atol=1e-5)
+    assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)

@@ -11,10 +11,12 @@ when torch.compile freezes a model.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -223,9 +225,9 @@ def accelerate(module: M, *, precision: str = "float32", pixels: Tensor | None =
     if pixels is None and precision != "float32" and chosen:
         pixels = _picture(module)
     before = _outputs(module, pixels)
-    for layer in chosen:
-        layer.__class__ = PackedLinear  # type: ignore[assignment]
+    for layer in chosen:  # another thread may be in it: what it will need is there before it is another class
         layer.__dict__.update(precision=precision, _type=layer.weight.dtype, _kernel=None, _stamp=None)
+        layer.__class__ = PackedLinear  # type: ignore[assignment]
     packed: list[Any] = chosen
     with torch.no_grad():
         for layer in packed:
@@ -237,6 +239,34 @@ def accelerate(module: M, *, precision: str = "float32", pixels: Tensor | None =
     if not hasattr(module, "restore"):
         module.__dict__["restore"] = partial(_restore, module)
     return module
+
+
+LEAST = 32 << 20
+"""Bytes of linear weights from which a loaded model is packed without being asked."""
+_ONE_AT_A_TIME = Lock()
+
+
+def accelerate_when_used(module: nn.Module) -> bool:
+    """`accelerate` at a model's first inference on the CPU, where its weights are large and memory has room for a copy.
+
+    Returns:
+        Whether it is settled; not where this call is no plain inference, and a later one may be.
+    """
+    if module.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():  # pyright: ignore
+        return False
+    with _ONE_AT_A_TIME:
+        size = sum(layer.weight.nbytes for layer in _linears(module))
+        if "acceleration" not in module.__dict__ and LEAST <= size <= _memory() // 4:
+            accelerate(module)
+    return True
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has; a little where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
 
 
 def _restore(module: M) -> M:
@@ -275,8 +305,19 @@ def _size(layer: nn.Linear) -> tuple[Any, ...]:
     return layer.in_features, layer.out_features, layer.bias is None, layer.weight.dtype
 
 
+_MEASURED: dict[tuple[Any, ...], tuple[float, float]] = {}
+"""What `_measure` found; so all models of a process agree, to the last bit of their outputs."""
+
+
 def _measure(layer: nn.Linear, precision: str) -> tuple[float, float]:
-    """Seconds of one call, plain and packed: the least of a few, taken in turns."""
+    """Seconds of one call, plain and packed: the least of a few, taken in turns; once in a process for each size."""
+    key = (*_size(layer), precision, torch.get_num_threads())
+    if key not in _MEASURED:
+        _MEASURED[key] = _raced(layer, precision)
+    return _MEASURED[key]
+
+
+def _raced(layer: nn.Linear, precision: str) -> tuple[float, float]:
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     x = torch.ones(ROWS, layer.in_features, dtype=weight.dtype)
     with torch.no_grad():

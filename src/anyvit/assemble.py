@@ -66,6 +66,7 @@ def build_vit(
     model._check = None if source is None else integrity.begin(source, tensors, check, spec, again=bool(found))
     if found:
         model._mapped = mapped.Mapped(found, *(() if model._check is None else (model._check.again,)))
+    model._packs = True
     return model.eval()
 
 

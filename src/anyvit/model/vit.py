@@ -115,6 +115,7 @@ class ViT(nn.Module):
     _report: Report | None
     _check: Check | None
     _mapped: Mapped | None
+    _packs: bool
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -123,6 +124,7 @@ class ViT(nn.Module):
             choose("condition", spec.condition, CHUNKS)
         self.spec, self.checkpointing, self._report = spec, False, None
         self._check = self._mapped = None
+        self._packs = False
         d, width = spec.embed_dim, pooled_width(spec)
         final = choose("final_norm", str(spec.final_norm), {"None": (), "norm": "n", "fc_norm": "f", "both": "nf"})
         size = pair(spec.image_size) if spec.image_size else None
@@ -235,6 +237,10 @@ class ViT(nn.Module):
         """What the blocks take: tokens (B, N, D), one place per block, the embedded condition (B, D)."""
         self.settled()
         check_pixels(self.spec, pixels)
+        if self._packs and not torch.compiler.is_compiling():
+            from anyvit.acceleration import accelerate_when_used
+
+            self._packs = not accelerate_when_used(self)
         condition = embed_condition(self.spec, self.condition, condition, len(pixels))
         x, grid = self.embed(pixels)
         return x, self.places(grid, x.device), condition
