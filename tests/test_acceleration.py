@@ -276,6 +276,12 @@ def test_a_loaded_model_is_packed_at_its_first_inference(loaded: ViT, vit: ViT, 
 
 
 @torch.no_grad()
+def test_what_was_asked_for_and_restored_stays_plain(loaded: ViT, pixels: torch.Tensor) -> None:
+    accelerate(loaded).restore()(pixels)
+    assert not packed(loaded)
+
+
+@torch.no_grad()
 def test_what_is_not_packed_without_being_asked(
     loaded: ViT, vit: ViT, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

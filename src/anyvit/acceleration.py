@@ -220,6 +220,8 @@ def accelerate(module: M, *, precision: str = "float32", pixels: Tensor | None =
         raise BadArgument(f"no precision is called {precision!r}", expected=", ".join(MAKERS))
     if isinstance(earlier := module.__dict__.get("acceleration"), Acceleration):
         earlier.restore()
+    if "_packs" in module.__dict__:
+        module.__dict__["_packs"] = False  # whoever asks, or restores, decides from here on
     candidates = list(_linears(module))
     chosen, gain, why = _worthwhile(candidates, precision)
     if pixels is None and precision != "float32" and chosen:
