@@ -463,6 +463,48 @@ def _hdf5() -> Iterator[bytes]:
         yield out.getvalue()
 
 
+def _hdf5_odd() -> Iterator[bytes]:
+    """What Keras does not write, one thing a file."""
+    import h5py
+
+    def linked(file: Any) -> None:
+        file["away"] = h5py.ExternalLink("other.h5", "/x")
+
+    def round_and_round(file: Any) -> None:
+        file.create_group("a")["loop"] = file["/"]
+
+    def other_filter(file: Any) -> None:
+        file.create_dataset("x", data=np.zeros((8, 8), "f4"), chunks=(4, 4), fletcher32=True)
+
+    def blocks(file: Any) -> None:
+        file.create_dataset("x", data=np.ones((5, 7), "f4"), chunks=(4, 4))
+
+    def texts(file: Any) -> None:
+        file.create_dataset("x", data=np.array([b"a", b"bc"]))
+        file.create_dataset("y", data=np.array([(1, 2.0)], [("a", "i4"), ("b", "f4")]))
+        file["z"] = np.dtype("f4")
+
+    def empty(file: Any) -> None:
+        file.create_dataset("x", shape=(0, 3), dtype="f4")
+        file.create_dataset("y", data=h5py.Empty("f4"))
+        file.create_dataset("z", data=np.float64(0.5))
+        file.create_dataset("t", shape=(3, 3), dtype="f4")
+
+    def layers(file: Any) -> None:
+        group = file.create_group("layers")
+        for name in ("dense", "dense_1", "dense_2"):
+            group.create_dataset(f"{name}/vars/0", data=np.zeros((2, 2), "f4"))
+        file.attrs["layer_names0"] = np.array([b"dense"])
+        file.attrs["layer_names1"] = np.array([b"dense_1"])
+        file.attrs["model_config"] = b"{"
+
+    for make in (linked, round_and_round, other_filter, blocks, texts, empty, layers):
+        out = io.BytesIO()
+        with h5py.File(out, "w") as file:
+            make(file)
+        yield out.getvalue()
+
+
 def _json(*values: object) -> list[bytes]:
     return [json.dumps(value).encode() for value in values]
 
@@ -487,7 +529,7 @@ _SEEDS: dict[str, tuple[Callable[[], Iterator[bytes]], ...]] = {
     "msgpack": (_msgpack,),
     "onnx": (_onnx,),
     "dcp": (_dcp,),
-    "hdf5": (_hdf5,),
+    "hdf5": (_hdf5, _hdf5_odd),
     "index": (lambda: iter(_json(
         {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors(), "a.safetensors")},
         {"weight_map": dict.fromkeys([*tensors(), "head.weight"], "./a.safetensors")},
