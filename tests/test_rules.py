@@ -202,3 +202,9 @@ def test_each_name_is_looked_up_once() -> None:
     names = {f"blocks.{i}.ln_1.weight": ones(2) for i in range(1000)}
     assert len(read(names, table).tensors) == 1000
     assert index.asked == 1000
+
+
+def test_a_pattern_that_makes_fewer_tensors_than_there_are_names_is_a_fault() -> None:
+    rule = R("a.qkv.weight", "blocks.0.attn.[q|k].weight", "(parts) o... ->1 parts o ...")
+    run = read({"a.qkv.weight": from_array(np.zeros((24, 8), "float32"), "a.qkv.weight")}, Dialect("odd", (rule,)))
+    assert not run.tensors and "names for 2" in run.faults[0].text

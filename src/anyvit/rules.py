@@ -222,7 +222,12 @@ class _Group:
             return None
         for letter, size in solved.items():
             out.sizes.setdefault(letter, set()).add(size)
-        return zip(self._targets(count, len(results)), results, strict=True)
+        targets = self._targets(count, len(results))
+        if len(targets) != len(results):
+            text = f"the axes pattern makes {len(results)} tensors, and there are names for {len(targets)}"
+            out.faults.append(Fault(tuple(own), self.rule, text))
+            return None
+        return zip(targets, results, strict=True)
 
     def _apply(
         self, layout: Axes | None, inputs: Sequence[Lazy | None], count: int | None, sizes: Mapping[str, int]
