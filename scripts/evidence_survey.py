@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 import anyvit
 
 Arrays = dict[str, np.ndarray]
-ASKED = ("order", "duplicate", "rounded", "untrained", "differs", "swapped")
+ASKED = ("order", "repeated", "rounded", "untrained", "differs", "swapped")
 Case = tuple[str, str, set[str], Arrays]
 """Name of the disguise, kind of finding that is right ("" for none), blocks that it must name, and the tensors."""
 
@@ -60,7 +60,7 @@ def orders(tensors: Arrays, depth: int, rng: np.random.Generator) -> Iterator[Ca
         yield "any order", "order", broken(order), moved(tensors, order)
     at = int(rng.integers(1, depth))
     twice = plain[:at] + [at - 1] + plain[at + 1 :]
-    yield "a block written twice", "duplicate", {f"blocks.{at}", f"blocks.{at - 1}"}, moved(tensors, twice)
+    yield "a block written twice", "repeated", {f"blocks.{at}", f"blocks.{at - 1}"}, moved(tensors, twice)
 
 
 def values(tensors: Arrays, depth: int, rng: np.random.Generator) -> Iterator[Case]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyvit.cli_options import Answer, style
-from anyvit.dialects.as_json import described
+from anyvit.tables_json import described
 
 if TYPE_CHECKING:
     from anyvit.rules import Dialect

@@ -110,9 +110,8 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
             return [Finding("not a ViT", (), cause, "open the folder that holds the shards", True)]
         cause = "the file holds no tensors at all" + (f"; it holds {', '.join(sorted(extras)[:8])}" if extras else "")
         return [Finding("not a ViT", (), cause, "get the file that holds the weights", True)]
-    found = signs(names)
-    if found:
-        return found
+    if told := signs(names):
+        return told
     for test in (
         _optimizer,
         _decoder,
@@ -129,8 +128,8 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
             return [finding]
     cause = f"no known Vision Transformer layout fits these {len(names)} tensors"
     stack = discover_parts.find_stack({name: tensor.shape for name, tensor in tensors.items()})
-    found = discover_blocks.roles(discover_parts.parts(stack.tails), stack.width) if stack else {}
-    if stack is None or not {"qkv", "q"} & set(found):
+    roles = discover_blocks.roles(discover_parts.parts(stack.tails), stack.width) if stack else {}
+    if stack is None or not {"qkv", "q"} & set(roles):
         remedy = (
             'a ViT of your own: describe its names, dialect="mine.json" (anyvit dialects timm --json shows the form)'
         )

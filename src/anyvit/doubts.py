@@ -237,9 +237,8 @@ def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, mat
         name = next((name for name in spelt if name != "embed.pos"), "embed.pos")
         findings.append(Finding("missing", (name,), cause, remedy, not insisted))
     sub_normed = spec.attn_norm and spec.dialect.startswith("timm-eva")  # EVA-02 base and large
-    tabled = spec.dialect.startswith(TABLED) and (
-        spec.dialect != "timm-sam" or spec.neck_dim
-    )  # its classifiers have none
+    headed = spec.dialect == "timm-sam" and not spec.neck_dim  # timm's classifiers on SAM's encoder have no table
+    tabled = spec.dialect.startswith(TABLED) and not headed
     if spec.pos_embed in ("rope", "relpos_decomposed") and (sub_normed or tabled):
         names = (spell(match, "embed.pos"),)
         cause = "the position table is missing, which models of this spelling have beside the others"

@@ -53,6 +53,15 @@ class Piece:
     size: int
 
 
+def read_pieces(pieces: Sequence[Piece], room: memoryview) -> int:
+    """Reads byte ranges one behind another into `room`; gives how many bytes they have."""
+    at = 0
+    for piece in pieces:
+        read_into(piece.source, piece.offset, room[at : at + piece.size])
+        at += piece.size
+    return at
+
+
 @dataclass(frozen=True)
 class Lazy:
     """A tensor not yet read.
@@ -113,10 +122,8 @@ def from_pieces(shape: Sequence[int], dtype: str, pieces: Sequence[Piece], origi
         import numpy as np
 
         # Not mapped: pages of a mapped file would stay in memory after the array is gone.
-        data, at = np.empty(sum(piece.size for piece in ranges), np.uint8), 0
-        for piece in ranges:
-            read_into(piece.source, piece.offset, data.data[at : at + piece.size])
-            at += piece.size
+        data = np.empty(sum(piece.size for piece in ranges), np.uint8)
+        read_pieces(ranges, data.data)
         return data.view(np_dtype(dtype)).reshape(shape)
 
     return Lazy(shape, dtype, load, tuple(dict.fromkeys(origin)), ranges)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import BadArgument, needs
-from anyvit.lazy import Lazy, read_into
+from anyvit.lazy import Lazy, read_pieces
 
 if TYPE_CHECKING:
     import torch
@@ -114,10 +114,8 @@ def fill_from(lazy: Lazy, tensor: torch.Tensor) -> None:
     """
     import torch
 
-    memory, at = tensor.detach().reshape(-1).view(torch.uint8).numpy().data, 0
-    for piece in lazy.pieces or ():
-        read_into(piece.source, piece.offset, memory[at : at + piece.size])
-        at += piece.size
+    assert lazy.pieces is not None, lazy.origin
+    read_pieces(lazy.pieces, tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
     torch.autograd.graph.increment_version(tensor)
 
 

@@ -90,23 +90,14 @@ def _check_regular(path: Path) -> None:
 
 
 def _read_zip(path: Path) -> Checkpoint:
-    from anyvit.containers import pt2, zips
+    from anyvit.containers import zips
 
     # The first name mostly tells; a directory of thousands is then parsed once, by the reader.
-    names: Collection[str] = ()
-    for look in (zips.first_name, zips.members):
-        names = look(path)
-        if pt2.is_archive(names):
-            return pt2.read(path)
-        if any(name.endswith((".pkl", "/version")) for name in names):
-            from anyvit.containers import torch_file
-
-            return torch_file.read(path)
-        if any(name.endswith(".npy") for name in names):
-            from anyvit.containers import npz
-
-            return npz.read(path)
+    if (found := _by_names(path, zips.first_name(path))) is not None:
+        return found
     members = zips.members(path)
+    if (found := _by_names(path, members)) is not None:
+        return found
     if "model.weights.h5" in members:
         from anyvit.containers import hdf5
 
@@ -118,6 +109,23 @@ def _read_zip(path: Path) -> Checkpoint:
         names=list(members)[:8],
         remedy="unzip it and open the file or folder in it",
     )
+
+
+def _by_names(path: Path, names: Collection[str]) -> Checkpoint | None:
+    """An archive whose kind shows in some of its names; None where it does not."""
+    from anyvit.containers import pt2
+
+    if pt2.is_archive(names):
+        return pt2.read(path)
+    if any(name.endswith((".pkl", "/version")) for name in names):
+        from anyvit.containers import torch_file
+
+        return torch_file.read(path)
+    if any(name.endswith(".npy") for name in names):
+        from anyvit.containers import npz
+
+        return npz.read(path)
+    return None
 
 
 def with_notes(checkpoint: Checkpoint, notes: tuple[Note, ...]) -> Checkpoint:

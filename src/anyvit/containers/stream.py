@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from anyvit.containers.files import LocalFile
 from anyvit.dtypes import np_dtype
-from anyvit.lazy import Lazy, contiguous, read_into
+from anyvit.lazy import Lazy, contiguous, read_pieces
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,25 +115,17 @@ def _all_panels(tensors: Iterable[Lazy]) -> Iterator[memoryview | None]:
     source = bytearray()
     for lazy in tensors:
         function, inputs = lazy.made or (None, ())
-        if function is not None and len(inputs) == 1 and inputs[0].pieces is not None:
+        if function is not None and len(inputs) == 1 and (pieces := inputs[0].pieces) is not None:
             if len(source) < inputs[0].nbytes:
                 source = bytearray(inputs[0].nbytes)
-            array = function(_read_into(inputs[0], memoryview(source)))
+            size = read_pieces(pieces, memoryview(source))
+            whole = np.frombuffer(source, np.uint8, size).view(np_dtype(inputs[0].dtype))
+            array = function(whole.reshape(inputs[0].shape))
         else:
             array = lazy.load()
         yield from _panels(array, lazy, rooms)
         del array
         yield None
-
-
-def _read_into(lazy: Lazy, memory: memoryview) -> np.ndarray:
-    import numpy as np
-
-    at = 0
-    for piece in lazy.pieces or ():
-        read_into(piece.source, piece.offset, memory[at : at + piece.size])
-        at += piece.size
-    return np.frombuffer(memory, np.uint8, at).view(np_dtype(lazy.dtype)).reshape(lazy.shape)
 
 
 def _panels(array: np.ndarray, lazy: Lazy, rooms: list[np.ndarray | None]) -> Iterator[memoryview]:

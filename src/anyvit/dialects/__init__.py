@@ -40,7 +40,6 @@ from anyvit.dialects import (
     instantmesh,
     internvit,
     keras,
-    layers,
     mae,
     mmpretrain,
     moco,
@@ -107,7 +106,6 @@ ALL: tuple[Dialect, ...] = (
     *ports.DIALECTS,
     *hf_tf.DIALECTS,
     *hf_flax.DIALECTS,
-    *layers.DIALECTS,
     *keras.DIALECTS,
     *anyvit_.DIALECTS,
 )
@@ -135,9 +133,9 @@ def get(name: str) -> Dialect:
         if dialect.name == name:
             return dialect
     if name.endswith(".json"):
-        from anyvit.dialects import as_json
+        from anyvit import tables_json
 
-        return as_json.read(name)
+        return tables_json.read(name)
     from difflib import get_close_matches
 
     names = [dialect.name for dialect in ALL]

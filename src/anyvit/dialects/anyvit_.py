@@ -18,13 +18,12 @@ def _adaln(*parts: str) -> tuple[Rule, ...]:
     )
 
 
-def _dialect(name: str, title: str, *parts: str) -> Dialect:
+def _dialect(name: str, title: str, *parts: str, also: tuple[str, ...] = ()) -> Dialect:
     rules = (*_OWN, R(B + "attn.qkv.{p}", B + "attn.[q|k|v].{p}", QKV), *_adaln(*parts))
-    also = ("anyvit-dit",) if name == "anyvit" else ()
     return Dialect(name, rules, "anyvit model/vit.py", title, "anyvit", classifier=("cls+avg", "unnormed"), also=also)
 
 
-ANYVIT = _dialect("anyvit", "anyvit's reference ViT", "shift1", "scale1", "shift2", "scale2")
+ANYVIT = _dialect("anyvit", "anyvit's reference ViT", "shift1", "scale1", "shift2", "scale2", also=("anyvit-dit",))
 
 ANYVIT_DIT = _dialect(
     "anyvit-dit", "anyvit's reference ViT with DiT's gates", "shift1", "scale1", "gate1", "shift2", "scale2", "gate2"

@@ -31,13 +31,14 @@ GATED = (
 )
 
 
-def _dialect(name: str, rules: tuple[Rule, ...], where: str, gated: bool = False) -> Dialect:
-    also = ("hf-dinov3-gated",) if name == "hf-dinov3" else ()
+def _dialect(
+    name: str, rules: tuple[Rule, ...], where: str, *, gated: bool = False, also: tuple[str, ...] = ()
+) -> Dialect:
     title = f"transformers DINOv3ViTModel{' with a gated MLP' if gated else ''}, names {where}"
     return Dialect(name, rules, source=SOURCE, title=title, lineage="hf-dinov3", requires=REQUIRES, also=also)
 
 
-HF_DINOV3 = _dialect("hf-dinov3", PLAIN, "on disk")
+HF_DINOV3 = _dialect("hf-dinov3", PLAIN, "on disk", also=("hf-dinov3-gated",))
 HF_DINOV3_GATED = _dialect("hf-dinov3-gated", GATED, "on disk", gated=True)
 HF_DINOV3_MEMORY = _dialect("hf-dinov3-memory", respell(PLAIN, L, "model." + L), "in memory (transformers 5)")
 HF_DINOV3_GATED_MEMORY = _dialect(

@@ -11,7 +11,7 @@ from anyvit.dialects.hf_beit import HF_BEIT
 from anyvit.dialects.hf_clip import HF_CLIP
 from anyvit.dialects.hf_dinov2 import HF_DINOV2
 from anyvit.dialects.hf_vit import HF_VIT
-from anyvit.dialects.layers import retold
+from anyvit.retold import retold
 from anyvit.rules import Dialect
 
 

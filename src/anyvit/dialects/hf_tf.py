@@ -16,8 +16,8 @@ from anyvit.dialects.hf_clip import HF_CLIP
 from anyvit.dialects.hf_deit import HF_DEIT
 from anyvit.dialects.hf_mae import HF_MAE
 from anyvit.dialects.hf_vit import HF_VIT
-from anyvit.dialects.layers import retold
 from anyvit.dialects.sam import HF_SAM
+from anyvit.retold import retold
 from anyvit.rules import Dialect, R, Rule
 
 

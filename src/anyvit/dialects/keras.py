@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from anyvit.dialects.layers import CONV, DENSE
 from anyvit.dialects.openai_clip import POSITIONS
 from anyvit.dialects.timm import ALL_BIASES, POS, QKV, B
+from anyvit.retold import CONV, DENSE
 from anyvit.rules import Dialect, R, Rule, respell, without
 
 NORM = "<gamma|beta>"

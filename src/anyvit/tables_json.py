@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anyvit.errors import BadArgument, FileError
-from anyvit.rules import Dialect, Rule
-from anyvit.tables import ROWS
+from anyvit.tables import ROWS, Dialect, Rule
 
 TEXTS = ("name", "title", "source", "lineage", "container", "tower", "root")
 """Fields of a dialect that are text."""

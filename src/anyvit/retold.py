@@ -7,11 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from anyvit import canon
-from anyvit.dialects.timm import QKV
-from anyvit.rules import Dialect, Rule
-
-DIALECTS: tuple[Dialect, ...] = ()
-"""No dialect is spelt like this by itself."""
+from anyvit.tables import Rule
 
 DENSE, CONV = "i o -> o i", "p q c d -> d c p q"
 
@@ -71,4 +67,8 @@ def _kernel(rule: Rule, name: str) -> str:
     entry = canon.lookup(name)
     if entry is not None and len(entry[0].weight.split()) == 4:
         return CONV
-    return "i (parts o) -> parts o i" if rule.axes == QKV else DENSE
+    if rule.axes is None:
+        return DENSE
+    fused, _, apart = rule.axes.partition(" ... -> ")  # of rows, whatever follows them
+    assert apart.endswith(" ..."), rule
+    return f"i {fused} -> {apart.removesuffix(' ...')} i"

@@ -12,9 +12,9 @@ from support.toys import toy
 
 from anyvit import dialects, inspect
 from anyvit.dialects import ALL, get
-from anyvit.dialects.as_json import built, described, read
 from anyvit.errors import BadArgument, FileError
 from anyvit.rules import Dialect
+from anyvit.tables_json import built, described, read
 
 
 @pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
