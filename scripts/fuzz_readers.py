@@ -86,6 +86,11 @@ class Runner:
         from support import fuzzing
 
         self.fuzzing, self.kind, self.crashes = fuzzing, kind, crashes
+        if kind == "hdf5":
+            from support.walkers import kept
+
+            self.walkers = kept()
+            self.walkers.__enter__()
         self.folder = Path(tempfile.mkdtemp())
         self.ends: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()

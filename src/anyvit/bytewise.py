@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ def narrower(bits: np.ndarray) -> str | None:
         return ""
     top = np.abs(bits.view("float32")).max()
     return "float16" if top < 65520 else ""
+
+
+@lru_cache(maxsize=8)
+def tame(dtype: np.dtype) -> tuple[int, int]:
+    """The bits of the least and the largest magnitude of a weight, as whole numbers; where all of a tensor's lie between,
+    `misplaced` has nothing to say."""
+    import numpy as np
+
+    least, most = np.array([LEAST, MOST]).astype(dtype).view(f"u{dtype.itemsize}").tolist()
+    return least + 1, most - 1
 
 
 def misplaced(bits: np.ndarray, dtype: np.dtype, values: np.ndarray) -> str:

@@ -56,8 +56,12 @@ def mapped(function: Callable[[One], Made], items: Iterable[One], size: int, spa
     for thread in others:
         thread.start()
     work()
-    for thread in others:
-        thread.join()
+    while any(thread.is_alive() for thread in others):  # nobody may go on, whatever interrupts the waiting
+        try:
+            for thread in others:
+                thread.join()
+        except BaseException as error:
+            failed.append(error)
     if failed:
         raise failed[0]
     return [made[at] for at in range(len(items))]

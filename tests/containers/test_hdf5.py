@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ import pytest
 
 h5py = pytest.importorskip("h5py", reason="HDF5 files are made with h5py")
 
+from support.walkers import kept  # noqa: E402
+
 from anyvit import inspect  # noqa: E402
-from anyvit.containers import hdf5, open_checkpoint  # noqa: E402
+from anyvit.containers import hdf5, hdf5_apart, open_checkpoint  # noqa: E402
 from anyvit.errors import AnyvitError, FileError, MissingExtra, UnsafeError  # noqa: E402
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process() -> Iterator[None]:
+    with kept():
+        yield
 
 
 @pytest.fixture
@@ -280,6 +289,7 @@ def test_a_weight_map_of_tensorflows_counts_outputs_and_names_the_model(tmp_path
 def test_without_h5py_the_extra_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(90))
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    monkeypatch.setattr(hdf5_apart, "walker", hdf5_apart.Walker)
     with pytest.raises(MissingExtra, match=r"anyvit\[hdf5\]"):
         open_checkpoint(path)
 

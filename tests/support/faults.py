@@ -32,6 +32,16 @@ class Trap:
         if self.steps == self.at:
             raise self.error()
 
+    def taking(self, data: Any, write: Callable[[Any], int]) -> int:
+        """Writes as much as is taken at once; half of it where this is the step that fails, as on a full disk."""
+        whole = memoryview(data)
+        try:
+            self.step()
+        except BaseException:
+            write(whole[: len(whole) // 2])
+            raise
+        return write(whole[: max(1, int(len(whole) * self.part))])
+
     def install(self, patch: pytest.MonkeyPatch) -> None:
         real_open, real = open, {name: getattr(os, name) for name in STEPS}
 
@@ -47,6 +57,9 @@ class Trap:
             return call
 
         patch.setattr(files, "open", opened, raising=False)
+        if hasattr(os, "pwrite"):
+            pwrite = os.pwrite
+            patch.setattr(files.os, "pwrite", lambda fd, data, at: self.taking(data, lambda some: pwrite(fd, some, at)))
         for name in real:
             patch.setattr(files.os, name, stepping(name))
         exchange = swap._exchanger()
@@ -55,7 +68,7 @@ class Trap:
 
 
 class Watched:
-    """A file that fails when the trap says so, after half of the bytes, as a full disk does."""
+    """A file that fails when the trap says so."""
 
     def __init__(self, file: Any, trap: Trap) -> None:
         self.file, self.trap = file, trap
@@ -76,12 +89,7 @@ class Watched:
         return getattr(self.file, name)
 
     def write(self, data: Any) -> int:
-        try:
-            self.trap.step()
-        except BaseException:
-            self.file.write(memoryview(data)[: len(data) // 2])
-            raise
-        return self.file.write(memoryview(data)[: max(1, int(len(data) * self.trap.part))])
+        return self.trap.taking(data, self.file.write)
 
 
 ERRORS: dict[str, Callable[[], BaseException]] = {

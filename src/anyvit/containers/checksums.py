@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any, Protocol
 
@@ -28,20 +28,20 @@ class Hasher(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class _Crc32:
+class Crc32:
     """CRC-32 with the face of hashlib."""
 
     def __init__(self) -> None:
-        self._value = 0
+        self.value = 0
         self._step = crc32()
 
     def update(self, data: Any, /) -> None:
         """Takes more bytes in."""
-        self._value = self._step(data, self._value)
+        self.value = self._step(data, self.value)
 
     def hexdigest(self) -> str:
         """Eight digits."""
-        return f"{self._value:08x}"
+        return f"{self.value:08x}"
 
 
 @cache
@@ -78,7 +78,7 @@ def hasher(algorithm: str) -> Hasher | None:
         'f1742a4f'
     """
     if algorithm == "crc32":
-        return _Crc32()
+        return Crc32()
     if algorithm != "xxh3-128":
         return None
     try:
@@ -135,7 +135,7 @@ class Recorder:
         self.algorithm = preferred()
         self._tensors = tensors
         self._metadata = dict(metadata)
-        self._digests = dict.fromkeys(tensors, "0" * ALGORITHMS[self.algorithm])
+        self._made: dict[str, Hasher] = {}
 
     def seal(self, final: Mapping[str, str]) -> None:
         """Takes metadata that was known last; each value is as long as the one that stood for it."""
@@ -144,20 +144,16 @@ class Recorder:
 
     def metadata(self) -> dict[str, str]:
         """The metadata with the record; its length is the same before and after the tensors were written."""
-        record = {
-            "algorithm": self.algorithm,
-            "metadata": _of_metadata(self._metadata, self.algorithm),
-            "tensors": self._digests,
-        }
+        blank = "0" * ALGORITHMS[self.algorithm]
+        digests = {name: self._made[name].hexdigest() if name in self._made else blank for name in self._tensors}
+        own = _of_metadata(self._metadata, self.algorithm)
+        record = {"algorithm": self.algorithm, "metadata": own, "tensors": digests}
         return {**self._metadata, KEY: json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)}
 
-    def watched(self, name: str, parts: Iterable[stream.Part]) -> Iterator[stream.Part]:
-        """The same bytes of a tensor; its checksum is taken while they are in the processor's cache."""
-        made = begun(self.algorithm, self._tensors[name])
-        for part in parts:
-            made.update(part)
-            yield part
-        self._digests[name] = made.hexdigest()
+    def taker(self, name: str) -> Hasher:
+        """What is to be given the bytes of a tensor as they are written."""
+        made = self._made[name] = begun(self.algorithm, self._tensors[name])
+        return made
 
 
 def verifier(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callable[..., Iterator[Note]] | None:

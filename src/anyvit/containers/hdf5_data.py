@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +18,8 @@ if TYPE_CHECKING:
 
 DEFLATE, SHUFFLE = 1, 2
 """Filters that are undone here. Source: HDF5 H5Zpublic.h."""
-COMPACT_LIMIT = 1 << 16
-"""Most bytes of an array that lies in its own header."""
-AXES_LIMIT = 32
-
-
-def library() -> Any:
-    """h5py, whose low-level modules have no types."""
-    import h5py  # pyright: ignore[reportMissingImports]
-
-    return h5py
+TEXT_LIMIT = 32 << 20
+"""Longest text in bytes that is read; Keras keeps a model's whole configuration in one."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +29,6 @@ class Window:
     file: LocalFile
     start: int
     size: int
-
-    def stream(self) -> io.BufferedReader:
-        """The part as a file object for h5py."""
-        return io.BufferedReader(_Raw(self), 1 << 16)
 
     def piece(self, offset: int, size: int, path: str, name: str) -> Piece:
         """Bytes of it.
@@ -56,27 +42,6 @@ class Window:
                 expected=f"within {self.size}", usual="a download or copy that was cut, or a forged file",
             )  # fmt: skip
         return Piece(self.file, self.start + offset, size)
-
-
-class _Raw(io.RawIOBase):
-    def __init__(self, window: Window) -> None:
-        self._window, self._at = window, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._window.size}[whence]
-        return self._at
-
-    def readinto(self, room: Any) -> int:
-        size = max(0, min(len(room), self._window.size - self._at))
-        room[:size] = self._window.file.read(self._window.start + self._at, size)
-        self._at += size
-        return size
 
 
 @dataclass(frozen=True)
@@ -111,6 +76,27 @@ class Array:
     chunks: tuple[Chunk, ...] = ()
     block: tuple[int, ...] = ()
     filters: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any], source: Window, path: str, name: str) -> Array:
+        """An array as `hdf5_tree` tells of it, its places looked at.
+
+        Raises:
+            UnsafeError: it lies outside the file, or its blocks overlap.
+        """
+        shape, kind = tuple(plain["shape"]), (plain["dtype"], plain["swapped"])
+        if "held" in plain:
+            return cls(shape, *kind, held=bytes.fromhex(plain["held"]))
+        if "pieces" in plain:
+            return cls(shape, *kind, tuple(source.piece(at, size, path, name) for at, size in plain["pieces"]))
+        block, filters = tuple(plain["block"]), tuple(plain["filters"])
+        chunks = [Chunk(tuple(at), source.piece(o, n, path, name), mask) for at, o, n, mask in plain["chunks"]]
+        places = {chunk.at for chunk in chunks}
+        axes = [(at, size, n) for place in places for at, size, n in zip(place, shape, block, strict=True)]
+        count = prod(-(-size // n) for size, n in zip(shape, block, strict=True))
+        if not len(places) == len(chunks) == count or not all(0 <= at < size and not at % n for at, size, n in axes):
+            raise UnsafeError(f"{path}: the blocks of an array overlap or lie outside it", names=[name])
+        return cls(shape, *kind, chunks=tuple(chunks), block=block, filters=filters)
 
     @property
     def itemsize(self) -> int:
@@ -174,105 +160,3 @@ def _damaged(chunk: Chunk, name: str, found: str) -> FileError:
         f"{chunk.piece.source.name}: a block of an array is damaged", names=[name], found=found,
         usual="a flipped bit or a copy that went wrong", remedy="fetch the file again",
     )  # fmt: skip
-
-
-def located(item: Any, source: Window, path: str, name: str) -> Array | str:
-    """Where a dataset lies; or, in words, why it is not read.
-
-    Raises:
-        UnsafeError: it lies in another file or outside this one, or claims what cannot be.
-    """
-    h5d = library().h5d
-    kind = element(item.get_type().encode())
-    shape = item.get_space().shape
-    if kind is None:
-        return "values that are no numbers of a known type"
-    if shape is None:
-        return "arrays without axes and values"
-    dtype, swapped = kind
-    plist = item.get_create_plist()
-    layout = plist.get_layout()
-    if layout == h5d.VIRTUAL or (layout == h5d.CONTIGUOUS and plist.get_external_count()):
-        raise UnsafeError(
-            f"{path}: an array whose data lie in other files", names=[name], usual="a virtual data set, or a forged file",
-            remedy="copy it into one file: h5repack",
-        )  # fmt: skip
-    size = prod(shape) * ITEMSIZE[dtype]
-    if len(shape) > AXES_LIMIT or size > 1 << 62:
-        raise UnsafeError(f"{path}: an array of an implausible shape", names=[name], found=shape)
-    if layout == h5d.COMPACT:
-        return _held(item, shape, dtype, swapped, size)
-    if layout == h5d.CHUNKED:
-        return _blocks(item, plist, source, (path, name), (shape, dtype, swapped))
-    if not size:
-        return Array(shape, dtype, swapped, ())
-    offset = item.get_offset()
-    if offset is None:
-        return "arrays that were never written"
-    if item.get_storage_size() != size:
-        raise UnsafeError(
-            f"{path}: an array has another size than its shape says", names=[name],
-            found=f"{item.get_storage_size()} bytes", expected=f"{size} bytes", usual="a damaged or a forged file",
-        )  # fmt: skip
-    return Array(shape, dtype, swapped, (source.piece(offset, size, path, name),))
-
-
-def _held(item: Any, shape: Sequence[int], dtype: str, swapped: bool, size: int) -> Array | str:
-    import numpy as np
-
-    h5s = library().h5s
-    if size > COMPACT_LIMIT:
-        return "arrays that do not fit into their header"
-    room = np.empty(tuple(shape), f"V{ITEMSIZE[dtype]}")
-    if size:
-        item.read(h5s.ALL, h5s.ALL, room, item.get_type())
-    return Array(tuple(shape), dtype, swapped, held=room.tobytes())
-
-
-def _blocks(
-    item: Any, plist: Any, source: Window, where: tuple[str, str], kind: tuple[tuple[int, ...], str, bool]
-) -> Array | str:
-    shape, dtype, swapped = kind
-    block = plist.get_chunk()
-    filters = tuple(plist.get_filter(i)[0] for i in range(plist.get_nfilters()))
-    if not set(filters) <= {DEFLATE, SHUFFLE}:
-        return "arrays packed otherwise than with gzip"
-    count = prod(-(-size // n) for size, n in zip(shape, block, strict=True))
-    if item.get_num_chunks() != count:
-        return "arrays that were not written to their end"
-    chunks: list[Chunk] = []
-
-    def take(info: Any) -> None:
-        piece = source.piece(info.byte_offset, info.size, *where)
-        chunks.append(Chunk(tuple(info.chunk_offset), piece, info.filter_mask))
-
-    item.chunk_iter(take)
-    inside = all(0 <= at < size and not at % n for c in chunks for at, size, n in zip(c.at, shape, block, strict=True))
-    if not inside or len({chunk.at for chunk in chunks}) != count:
-        raise UnsafeError(f"{where[0]}: the blocks of an array overlap or lie outside it", names=[where[1]])
-    return Array(shape, dtype, swapped, chunks=tuple(chunks), block=tuple(block), filters=filters)
-
-
-@lru_cache(maxsize=256)
-def element(encoded: bytes) -> tuple[str, bool] | None:
-    """An HDF5 type as an element type and whether it is big-endian; None for what is no plain number.
-
-    Two opaque bytes are a bfloat16, which numpy and so Keras write as void.
-    """
-    h5t = library().h5t
-    kind = h5t.decode(encoded)
-    if kind.get_class() == h5t.OPAQUE:
-        return ("bfloat16", False) if kind.get_size() == 2 else None
-    for dtype, code in _CODES.items():
-        for order in ("LE", "BE"):
-            if kind.equal(getattr(h5t, f"{code}{order}")):
-                return dtype, order == "BE" and ITEMSIZE[dtype] > 1
-    return None
-
-
-_CODES = {
-    "float32": "IEEE_F32", "float16": "IEEE_F16", "float64": "IEEE_F64", "int64": "STD_I64", "int32": "STD_I32",
-    "int16": "STD_I16", "int8": "STD_I8", "uint8": "STD_U8", "uint16": "STD_U16", "uint32": "STD_U32",
-    "uint64": "STD_U64",
-}  # fmt: skip
-"""Element type → h5py's name of it, without the byte order."""

@@ -12,14 +12,14 @@ import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyvit.containers import zips
 from anyvit.containers.files import LocalFile, atomic, reserve
-from anyvit.containers.stream import Feed, Seal
+from anyvit.containers.placing import put
+from anyvit.containers.stream import Seal
 from anyvit.dtypes import ITEMSIZE, np_dtype
 from anyvit.errors import FileError, UnsafeError, Unsayable
 from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
@@ -116,7 +116,13 @@ def read(path: str | Path) -> Checkpoint:
     )
 
 
-def write(tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = False, seal: Seal | None = None) -> None:
+def write(
+    tensors: Mapping[str, Lazy],
+    path: str | Path,
+    *,
+    durable: bool = False,
+    seal: Seal | None = None,
+) -> None:
     """Writes an npz archive that `numpy.load` opens, uncompressed, one tensor at a time, always the same bytes.
 
     Arguments:
@@ -130,12 +136,11 @@ def write(tensors: Mapping[str, Lazy], path: str | Path, *, durable: bool = Fals
         Unsayable: float8, whose kinds npy cannot tell apart.
     """
     heads = {name: _packed_header(name, lazy) for name, lazy in tensors.items()}
-    with atomic(path, durable=durable) as file, Feed(tensors.values()) as feed:
+    with atomic(path, durable=durable) as file:
         reserve(file, sum(len(heads[name]) + lazy.nbytes for name, lazy in tensors.items()))
         archive = zips.Writer(file)
-        for name, lazy in tensors.items():
-            parts = chain([heads[name]], feed.parts(lazy))
-            archive.add(f"{name}.npy", parts, len(heads[name]) + lazy.nbytes, align=64)
+        places = [archive.place(f"{n}.npy", lazy, before=heads[n], align=64) for n, lazy in tensors.items()]
+        put(file, places)
         archive.close()
         if seal:
             seal()

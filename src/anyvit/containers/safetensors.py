@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from anyvit.containers import checksums
-from anyvit.containers.files import LocalFile, atomic, reserve
-from anyvit.containers.stream import Feed, Seal
-from anyvit.containers.zips import write_all
+from anyvit.containers.files import LocalFile, atomic, reserve, write_all, write_at
+from anyvit.containers.placing import Place, Untaken, put
+from anyvit.containers.stream import Seal
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import BadArgument, FileError, UnsafeError, Unsayable
 from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
@@ -189,25 +189,19 @@ def _fill(
     recorder = checksums.Recorder(tensors, first)
     order, head = _packed_header(tensors, recorder.metadata() if recorded else first)
     reserve(file, len(head) + sum(tensor.nbytes for tensor in tensors.values()))
-    write_all(file, head)
-    with Feed(tensors[name] for name in order) as feed:
-        for name in order:
-            parts = feed.parts(tensors[name])
-            size = sum(write_all(file, part) for part in (recorder.watched(name, parts) if recorded else parts))
-            if size != tensors[name].nbytes:
-                raise FileError(
-                    "a tensor gave another number of bytes than its shape says",
-                    names=[name],
-                    found=f"{size} bytes",
-                    expected=f"{tensors[name].nbytes} bytes",
-                )
+    write_at(file, head, 0)
+    places, at = [], len(head)
+    for name in order:
+        taker = recorder.taker(name) if recorded else Untaken()
+        places.append(Place(name, tensors[name], at, taker))
+        at += tensors[name].nbytes
+    put(file, places)
     final = seal() if seal else {}
     if recorded or final:
         recorder.seal(final)
         _, sealed = _packed_header(tensors, recorder.metadata() if recorded else {**first, **final})
         assert len(sealed) == len(head), (len(sealed), len(head))
-        file.seek(0)
-        write_all(file, sealed)
+        write_at(file, sealed, 0)
 
 
 def _header(file: LocalFile) -> tuple[dict[str, Any], int]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from anyvit.containers.files import LocalFile
 from anyvit.dtypes import np_dtype
-from anyvit.lazy import Lazy, contiguous, read_pieces
+from anyvit.lazy import Lazy, contiguous
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
     import numpy as np
 
 Part = bytes | memoryview
@@ -47,7 +44,7 @@ def chunks(lazy: Lazy, step: int = STEP, buffer: memoryview | None = None) -> It
         [b'\\x01\\x02', b'\\x03']
     """
     if lazy.pieces is None:
-        for panel in _panels(lazy.load(), lazy, [None]):
+        for panel in panels(lazy.load(), lazy):
             yield from _stepped(panel, step)
         return
     if buffer is None:
@@ -65,77 +62,20 @@ def chunks(lazy: Lazy, step: int = STEP, buffer: memoryview | None = None) -> It
             at += size
 
 
-class Feed:
-    """The bytes of many tensors, one tensor after another; those that must be computed are computed a panel ahead.
-
-    A second thread reads and moves while the first one writes, into memory that all tensors share.
-
-    Arguments:
-        tensors: in the order in which they will be asked for.
-    """
-
-    def __init__(self, tensors: Iterable[Lazy]) -> None:
-        self._computed = [lazy for lazy in tensors if lazy.pieces is None and lazy.nbytes >= STEP]
-        self._buffer = room()
-        self._pool: ThreadPoolExecutor | None = None
-        self._ready: deque[Future[memoryview | None]] = deque()
-
-    def __enter__(self) -> Feed:
-        if self._computed:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool, self._panels = ThreadPoolExecutor(1, "anyvit-panels"), _all_panels(self._computed)
-            self._ask()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def _ask(self) -> None:
-        assert self._pool is not None
-        self._ready.append(self._pool.submit(next, self._panels, None))
-
-    def parts(self, lazy: Lazy) -> Iterator[Part]:
-        """The bytes of the next tensor, as `chunks` gives them."""
-        if lazy.pieces is not None or lazy.nbytes < STEP:
-            yield from chunks(lazy, buffer=self._buffer)
-            return
-        while (panel := self._ready.popleft().result()) is not None:
-            self._ask()
-            yield from _stepped(panel, STEP)
-        self._ask()
-
-
-def _all_panels(tensors: Iterable[Lazy]) -> Iterator[memoryview | None]:
-    """The panels of tensors, None behind each tensor; a panel is valid until the next but one is asked for."""
+def new_panel() -> np.ndarray:
+    """Memory for `panels`."""
     import numpy as np
 
-    rooms: list[np.ndarray | None] = [np.empty(PANEL, np.uint8) for _ in range(2)]
-    source = bytearray()
-    for lazy in tensors:
-        function, inputs = lazy.made or (None, ())
-        if function is not None and len(inputs) == 1 and (pieces := inputs[0].pieces) is not None:
-            if len(source) < inputs[0].nbytes:
-                source = bytearray(inputs[0].nbytes)
-            size = read_pieces(pieces, memoryview(source))
-            whole = np.frombuffer(source, np.uint8, size).view(np_dtype(inputs[0].dtype))
-            array = function(whole.reshape(inputs[0].shape))
-        else:
-            array = lazy.load()
-        yield from _panels(array, lazy, rooms)
-        del array
-        yield None
+    return np.empty(PANEL, np.uint8)
 
 
-def _panels(array: np.ndarray, lazy: Lazy, rooms: list[np.ndarray | None]) -> Iterator[memoryview]:
-    """An array as little-endian bytes in C order, a few rows at a time.
+def panels(array: np.ndarray, lazy: Lazy, panel: np.ndarray | None = None) -> Iterator[memoryview]:
+    """The values of a tensor as `chunks` gives them, put in order a few rows at a time.
 
     Arguments:
         array: in any order.
         lazy: what it is the values of.
-        rooms: memory to put rows in order in, by turns, where they are not; the last part that it was given for is
-            then overwritten. None makes new memory.
+        panel: memory to put rows in order in, where they are not; None makes some for every panel.
     """
     import numpy as np
 
@@ -144,14 +84,12 @@ def _panels(array: np.ndarray, lazy: Lazy, rooms: list[np.ndarray | None]) -> It
     if not array.size:
         return
     if array.flags.c_contiguous:
-        yield _bytes(array)
+        yield from _stepped(_bytes(array), STEP)
         return
     for rows in _rows(array):
-        place = rooms.pop(0)
-        rooms.append(place)
-        fits = place is not None and rows.nbytes <= place.nbytes
-        out = place[: rows.nbytes].view(rows.dtype).reshape(rows.shape) if place is not None and fits else None
-        yield _bytes(contiguous(rows, out))
+        fits = panel is not None and rows.nbytes <= panel.nbytes
+        out = panel[: rows.nbytes].view(rows.dtype).reshape(rows.shape) if panel is not None and fits else None
+        yield from _stepped(_bytes(contiguous(rows, out)), STEP)
 
 
 def _rows(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anyvit.containers import stream, zips
+from anyvit.containers import zips
 from anyvit.containers.files import atomic, reserve
+from anyvit.containers.placing import put
+from anyvit.containers.stream import Seal
 from anyvit.errors import BadArgument
 from anyvit.lazy import Lazy
 
@@ -37,7 +39,7 @@ def write(
     extras: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
     durable: bool = False,
-    seal: stream.Seal | None = None,
+    seal: Seal | None = None,
 ) -> None:
     """Writes a file that torch.load(path, weights_only=True) reads as a dict of tensors.
 
@@ -70,19 +72,19 @@ def write(
     pickle = _Pickle()
     pickle.document(tensors, tuple(nest), dict(extras or {}))
     data = pickle.bytes()
-    with atomic(path, durable=durable) as file, stream.Feed(pickle.storages) as feed:
+    with atomic(path, durable=durable) as file:
         archive = zips.Writer(file)
         reserve(file, len(data) + sum(lazy.nbytes for lazy in pickle.storages))
-        archive.add(_ROOT + "data.pkl", [data], len(data), align=ALIGN)
+        archive.add(_ROOT + "data.pkl", data, align=ALIGN)
         # No .format_version: with it torch computes the places of storages from its own writer's habits.
-        archive.add(_ROOT + "byteorder", [b"little"], 6)
-        for key, lazy in enumerate(pickle.storages):
-            archive.add(f"{_ROOT}data/{key}", feed.parts(lazy), lazy.nbytes, align=ALIGN)
-        archive.add(_ROOT + "version", [b"3\n"], 2)
+        archive.add(_ROOT + "byteorder", b"little")
+        storages = enumerate(pickle.storages)
+        put(file, [archive.place(f"{_ROOT}data/{key}", lazy, align=ALIGN) for key, lazy in storages])
+        archive.add(_ROOT + "version", b"3\n")
         final = {**(metadata or {}), **(seal() if seal else {})}
         if final:
-            text = json.dumps(final, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-            archive.add(_ROOT + METADATA, [text], len(text))
+            text = json.dumps(final, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            archive.add(_ROOT + METADATA, text.encode())
         archive.close()
 
 

@@ -1,4 +1,4 @@
-"""Zip archives as byte ranges: where each member lies, its checksum, and a writer that streams.
+"""Zip archives as byte ranges: where each member lies, its checksum, and a writer that says where each goes.
 
 Zip is what npz and torch files are made of. The standard library's reader does not say where a stored member's bytes
 begin and does not refuse overlapping members, so the directory is parsed here.
@@ -11,14 +11,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from anyvit.containers.checksums import crc32
-from anyvit.containers.files import LocalFile
+from anyvit.containers.checksums import Crc32, crc32
+from anyvit.containers.files import LocalFile, write_at
 from anyvit.containers.limits import check_total
+from anyvit.containers.placing import Place
 from anyvit.errors import FileError, UnsafeError
-from anyvit.lazy import Note
+from anyvit.lazy import Lazy, Note
 
 STORED, DEFLATED = 0, 8
 STEP = 4 << 20
@@ -158,83 +160,81 @@ def damaged(file: LocalFile, archive: Iterable[Member]) -> Iterator[Note]:
             yield Note("damaged", (member.name,), error.cause + found, error.remedy)
 
 
+@dataclass
+class _Entry:
+    """A member that has its place; its CRC-32 is there when all its bytes are."""
+
+    raw: bytes
+    start: int
+    size: int
+    extra: bytes
+    crc: Crc32
+
+
 class Writer:
-    """Writes stored members one after another into a seekable file: no clock, zip64 where needed.
+    """Gives stored members their places one after another; no clock, zip64 where needed.
 
     Arguments:
-        file: open for writing at its start, seekable; `close` must be called at the end.
+        file: a file of the system, open for writing; `close` must be called at the end.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._names: set[str] = set()
-        self._central: list[bytes] = []
+        self._entries: dict[str, _Entry] = {}
         self._position = 0
 
-    def add(self, name: str, parts: Iterable[bytes | memoryview], size: int, *, align: int = 1) -> None:
-        """Adds a member of exactly `size` bytes whose data begins at a multiple of `align` bytes."""
-        if name in self._names:
+    def add(self, name: str, data: bytes, *, align: int = 1) -> None:
+        """Writes a member whose data begins at a multiple of `align` bytes."""
+        self._reserve(name, data, 0, align)
+
+    def place(self, name: str, lazy: Lazy, *, before: bytes = b"", align: int = 1) -> Place:
+        """The place of a member that consists of some bytes, which are written here, and a tensor, which is not.
+
+        Arguments:
+            name: of the member.
+            lazy: the tensor.
+            before: what stands before it.
+            align: the data begins at a multiple of so many bytes.
+        """
+        entry = self._reserve(name, before, lazy.nbytes, align)
+        return Place(name, lazy, self._position - lazy.nbytes, entry.crc)
+
+    def _reserve(self, name: str, before: bytes, more: int, align: int) -> _Entry:
+        if name in self._entries:
             raise ValueError(f"two members called {name!r}")
-        self._names.add(name)
-        start, raw = self._position, name.encode()
-        big = size >= _BIG
-        extra = struct.pack("<2H2Q", 1, 16, size, size) if big else b""
+        start, raw, size = self._position, name.encode(), len(before) + more
+        extra = struct.pack("<2H2Q", 1, 16, size, size) if size >= _BIG else b""
         gap = -(start + _LOCAL.size + len(raw) + len(extra)) % align
         if 0 < gap < 4:
             gap += align * -(-(4 - gap) // align)
         # The id that Android's zipalign uses for padding; readers skip ids that they do not know.
         extra += struct.pack("<2H", 0xD935, gap - 4) + bytes(gap - 4) if gap else b""
-        sizes = (_BIG, _BIG) if big else (size, size)
-
-        def head(crc: int) -> bytes:
-            fields = (45 if big else 20, _UTF8, STORED, 0, _FIXED_DATE, crc, *sizes, len(raw), len(extra))
-            return _LOCAL.pack(b"PK\3\4", *fields) + raw + extra
-
-        self._write(head(0))
-        crc, done, step = 0, 0, crc32()
-        for part in parts:
-            crc, done = step(part, crc), done + len(part)
-            self._write(part)
-        if done != size:
-            raise FileError(
-                "a tensor gave another number of bytes than its shape says",
-                names=[name],
-                found=f"{done} bytes",
-                expected=f"{size} bytes",
-            )
-        self._file.seek(start)
-        write_all(self._file, head(crc))
-        self._file.seek(self._position)
-        self._central.append(_central(raw, start, size, crc))
+        entry = self._entries[name] = _Entry(raw, start, size, extra, Crc32())
+        entry.crc.update(before)
+        data = start + _LOCAL.size + len(raw) + len(extra)
+        write_at(self._file, before, data)
+        self._position = data + size
+        return entry
 
     def close(self) -> None:
-        """Writes the directory."""
-        start, count = self._position, len(self._central)
-        for part in self._central:
-            self._write(part)
-        size = self._position - start
+        """Writes the heads of all members and the directory; the bytes of all tensors must be there."""
+        start, central = self._position, []
+        for entry in self._entries.values():
+            crc, big = entry.crc.value, entry.size >= _BIG
+            sizes = (_BIG, _BIG) if big else (entry.size, entry.size)
+            lengths = (len(entry.raw), len(entry.extra))
+            head = _LOCAL.pack(
+                b"PK\3\4", 45 if big else 20, _UTF8, STORED, 0, _FIXED_DATE, crc, *sizes, *lengths
+            )  # fmt: skip
+            write_at(self._file, head + entry.raw + entry.extra, entry.start)
+            central.append(_central(entry.raw, entry.start, entry.size, crc))
+        count, size = len(central), sum(map(len, central))
         if count >= _MANY or start >= _BIG or size >= _BIG:
-            end = self._position
-            self._write(_END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start))
-            self._write(_LOCATOR.pack(b"PK\6\7", 0, end, 1))
+            central.append(_END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start))
+            central.append(_LOCATOR.pack(b"PK\6\7", 0, start + size, 1))
         small = min(count, _MANY)
-        self._write(_END.pack(b"PK\5\6", 0, 0, small, small, min(size, _BIG), min(start, _BIG), 0))
-
-    def _write(self, part: bytes | memoryview) -> None:
-        write_all(self._file, part)
-        self._position += len(part)
-
-
-def write_all(file: IO[bytes], part: bytes | memoryview) -> int:
-    """Writes every byte, and says how many there were; an unbuffered file may take fewer than it was given.
-
-    Arguments:
-        part: bytes, or a memoryview of format "B".
-    """
-    done = file.write(part)
-    while done < len(part):
-        done += file.write(memoryview(part)[done:])
-    return done
+        central.append(_END.pack(b"PK\5\6", 0, 0, small, small, min(size, _BIG), min(start, _BIG), 0))
+        write_at(self._file, b"".join(central), start)
 
 
 def _central(raw: bytes, start: int, size: int, crc: int) -> bytes:

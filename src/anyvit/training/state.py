@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyvit.containers.files import atomic
-from anyvit.containers.zips import write_all
+from anyvit.containers.files import atomic, write_all
 from anyvit.errors import BadArgument, FileError
 
 NAME = "training_state.pt"
