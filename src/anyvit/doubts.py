@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
 
-from anyvit import canon, conform, diagnose, foreign
+from anyvit import canon, companions, conform, diagnose, foreign
 from anyvit.lazy import Lazy
 from anyvit.recognise import Match, block_prefixes
 from anyvit.report import Finding, fold
@@ -192,6 +192,32 @@ def assumed(
     return [*_guesses(spec, facts, run), *_absent(spec, insisted, facts, run, match), *_unusual(spec, canonical)]
 
 
+def alone(
+    spec: Spec, canonical: Mapping[str, Lazy], insisted: bool, facts: Mapping[str, Fact], match: Match
+) -> list[Finding]:
+    """Parts that are missing beside what is there (`companions`), in a file with which nothing else is wrong.
+
+    Arguments:
+        spec, canonical, insisted, facts, match: as for `assumed`.
+    """
+    findings = []
+    told = {name for name, fact in facts.items() if fact.value in (False, None, 0, "none")}
+    for name, cause, sure in companions.lost(spec, canonical):
+        if FACTS.get(name) in told:
+            continue
+        remedy = "the file was cut or edited; get it whole"
+        remedy += f'; dialect="{match.dialect.name}" says that it is meant so'
+        findings.append(Finding("missing", (spell(match, name),), cause, remedy, sure and not insisted))
+    return findings
+
+
+FACTS = {
+    "blocks.0.attn.q.bias": "qkv_bias", "embed.reg": "num_registers", "embed.cls": "num_cls", "embed.pos": "pos_embed",
+    "blocks.0.ls1": "layer_scale", "blocks.0.ls2": "layer_scale", "pre_logits.bias": "pre_logits",
+}  # fmt: skip
+"""Canonical name → the fact by which a configuration says that there is no such part."""
+
+
 REMEDIES = {
     "num_heads": "heads=…", "eps": 'facts={"eps": …}', "act": 'facts={"act": …}', "block_norm": 'facts={"block_norm": …}',
 }  # fmt: skip
@@ -300,7 +326,7 @@ def _without_positions(spec: Spec) -> bool:
 TABLED = ("eva02", "eva-clip", "sam", "hf-sam", "timm-sam")
 """Dialects whose rotated or windowed models always have a position table too."""
 
-CLASSED = ("deit3", "dinov3", "hf-dinov3")
+CLASSED = ("deit3", "dinov3", "hf-dinov3", "radio")
 """Dialects whose models always have a class token, and whose position table does not show it."""
 
 NORMED = (
@@ -313,6 +339,8 @@ NORMED = (
 
 def _always_normed(spec: Spec) -> bool:
     """Whether models of this spelling always have a final norm; those of timm that have none show by their parts."""
+    if spec.dialect in ("timm-swiglu", "timm-parallel"):  # AIMv2, ViTs of parallel blocks
+        return True
     if spec.dialect == "timm":  # InternViT has LayerScale, RADIO registers
         return not (spec.layer_scale or spec.num_registers)
     if spec.dialect.startswith("timm-eva"):  # PE-Spatial has a norm before block 0

@@ -174,7 +174,8 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     run, more = translate(tensors, match, facts, ask.values, count and count.value, ask.beside)
     run = idle.set_aside(run, match.dialect.name)
     canonical, changes = rewrite.on_reading(run.tensors, run.ignored, tensors)
-    findings = [*choice.findings, *unclear, *more, *changes, *notes, *noted.absent(checkpoint, match)]
+    findings = [*choice.findings, *weight_sets.headless(match, tensors, ask.weights)]
+    findings += [*unclear, *more, *changes, *notes, *noted.absent(checkpoint, match)]
     findings += [Finding("note", (), text) for text in given.notes]
     if wrappers:
         findings.append(Finding("ignored", wrappers, "components that wrappers put into names were left out"))
@@ -193,6 +194,7 @@ def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     findings += noted.against_graph(spec, checkpoint)
     findings = noted.causes(findings)
     if spec is not None and not any(finding.fatal for finding in findings):
+        findings += doubts.alone(spec, canonical, ask.dialect is not None, facts, match)
         findings += expected.differences(canonical, spec, lambda name: doubts.spell(match, name))
     if made.sources:
         cause = "weights stored with a spectral norm were multiplied out"

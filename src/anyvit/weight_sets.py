@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from anyvit.errors import BadArgument
+from anyvit.lazy import Lazy
 from anyvit.recognise import OPTIMIZER, Match
-from anyvit.report import Finding
+from anyvit.report import Finding, fold
 
 PREFERENCE: tuple[tuple[str, str], ...] = (
     ("target_encoder", "the target encoder (EMA) is what its authors evaluate"),
@@ -115,6 +116,35 @@ def _preferred(models: Sequence[Match], towers: Sequence[Match], aliases: Mappin
     cause = f"this file holds {len(models)} weight sets; {best.prefix or 'the top level'} is read"
     remedy = f'weights="{_label(others[0], models)}" reads another one'
     return Choice(best, others, (Finding("weights", names, cause + (f": {reason}" if reason else ""), remedy),))
+
+
+def headless(match: Match, tensors: Mapping[str, Lazy], weights: str | None) -> list[Finding]:
+    """A fatal finding where the weight set that its authors evaluate is there but cannot be read, for it lacks its patch
+    kernel: another one of the same shapes would be read in its place.
+
+    Arguments:
+        match: the weight set that is read.
+        tensors: the file's tensors.
+        weights: what the caller names; then that is what is meant.
+    """
+    inner = {name[len(match.prefix) :]: tensors[name].shape for name in match.hits if name.startswith(match.prefix)}
+    mark = next((name for name in inner if ".norm1." in f".{name}" or ".ln_1." in f".{name}"), None)
+    if weights is not None or mark is None:
+        return []
+    order = dict(PREFERENCE)
+    for prefix in dict.fromkeys(name[: -len(mark)] for name in match.outside if name.endswith(mark)):
+        rival = replace(match, prefix=prefix)
+        word = next((w for part in _telling(rival, (match, rival)) if (w := _word(part)) in order), None)
+        lost = [name for name, shape in inner.items() if prefix + name not in tensors]
+        there = sum(prefix + name in tensors and tensors[prefix + name].shape == inner[name] for name in inner)
+        better = word is not None and _rank(rival, (match, rival)) < _rank(match, (match, rival))
+        if better and prefix[-1:] in (".", "/") and 2 * there > len(inner) and not OPTIMIZER.search(prefix):
+            cause = f"the weight set {prefix} is not whole, and {match.prefix or 'the top level'} would be read in its place"
+            cause += f"; {order[word]}" if word and order[word] else ""
+            label = _label(match, (match, rival))
+            remedy = f'get the whole file; weights="{label}" reads the other one all the same'
+            return [Finding("missing", fold(prefix + name for name in lost)[:4], cause, remedy, fatal=True)]
+    return []
 
 
 def _only_moments(found: Sequence[Match]) -> Finding:
