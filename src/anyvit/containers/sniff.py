@@ -151,7 +151,7 @@ def _tar(path: Path, file: LocalFile) -> FileError:
     while len(names) < 20 and at + 512 <= file.size:
         block = file.read(at, 512)
         digits = block[124:136].strip(b" \0")
-        if not block[0] or not digits.isdigit():
+        if not block[0] or not digits or digits.strip(b"01234567"):
             break
         names.add(block[:100].rstrip(b"\0").decode("utf-8", "replace").strip("./"))
         at += 512 + -(-int(digits, 8) // 512) * 512
