@@ -155,6 +155,7 @@ def measure(folder: Path, count: int) -> list[Row]:
     path = make(folder, "l14.safetensors")
     ways = {
         "anyvit.load_into": python(INTO, path, NAME, "{}"),
+        "anyvit.load_into, check off": python(INTO, path, NAME, '{"check": "off"}'),
         "timm load_checkpoint": python(INTO_TIMM, path, NAME),
         "anyvit.build": python(BUILD, path, NAME),
     }
