@@ -333,3 +333,9 @@ def test_a_zip_that_is_no_checkpoint(folder: Path) -> None:
         file.writestr("a.txt", "hello")
     with pytest.raises(FileError):
         api.load(path)
+
+
+def test_a_pickle_whose_keys_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({None: 1, "a": 2, 3: None}))
+    with pytest.raises(NotAViT, match="no tensors at all; it holds"):
+        api.load(tmp_path / "x.pkl")

@@ -161,3 +161,44 @@ def test_no_real_or_true_weight_is_accused() -> None:
             assert (seen.bad, seen.lone, seen.gaps) == (None, [], None), (path, name, seen)
             looked += 1
     assert looked > 1000
+
+
+def damaged(draw: np.random.Generator, kind: str, dtype: str) -> np.ndarray:
+    """A matrix of more than one piece in which one thing is wrong, somewhere."""
+    array = (draw.standard_normal((600, 1100)) * 10.0 ** draw.integers(-3, 2)).astype(dtype)
+    flat, at = array.reshape(-1), int(draw.integers(0, array.size - 9000))
+    match kind:
+        case "nan":
+            flat[at] = draw.choice([np.nan, np.inf, -np.inf])
+        case "large":
+            flat[at] = 1e3 * 10.0 ** draw.integers(1, 30)
+        case "zeros":
+            flat[at : at + int(draw.integers(1500, 9000))] = draw.choice([0.0, -0.0])
+        case "tiny":
+            flat[:: int(draw.integers(1, 300))] = 2e-310 if dtype == "float64" else 1e-41
+        case "constant":
+            flat[:] = draw.choice([0.0, 1.0, -2.5])
+        case "nearly constant":
+            flat[:] = 0.5
+            flat[at] = -0.25
+    return array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["nothing", "nan", "large", "zeros", "tiny", "constant", "nearly constant"])
+def test_a_glance_misses_nothing_that_a_close_look_finds(
+    kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for seed in range(6):
+        array = damaged(np.random.default_rng(seed), kind, dtype)
+        glanced = scan(from_array(array))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "GLANCED", ())
+            close = scan(from_array(array))
+        assert str(glanced) == str(close), seed  # NaN is not equal to itself
+        seen.add(
+            (glanced.bad, tuple(glanced.lone), glanced.gaps, glanced.tiny, glanced.constant)
+            == (None, (), None, 0, None)
+        )
+    assert (False in seen) == (kind not in ("nothing", "nearly constant"))

@@ -48,3 +48,25 @@ def test_equal_ones_are_a_question() -> None:
     assert not report.ok and 'weights="vit_' in str(report.error())
     with pytest.raises(BadArgument, match="vit_c"):
         said("vit_a.", "vit_b.", weights="vit_c")
+
+
+@pytest.mark.parametrize(
+    ("whole", "cut", "why"),
+    [("student.", "teacher.", "the teacher"), ("encoder.module.", "target_encoder.module.", "target encoder"),
+     ("model.", "teacher.", "the teacher")],
+)  # fmt: skip
+def test_a_set_that_lost_its_patch_kernel_does_not_give_way_in_silence(whole: str, cut: str, why: str) -> None:
+    lost = next(name for name in under(cut, VIT) if name.endswith("patch_embed.proj.weight"))
+    shapes = {n: s for prefix in (whole, cut) for n, s in under(prefix, VIT).items() if n != lost}
+    checkpoint = Checkpoint({n: Lazy(s, "float32", never, (n,)) for n, s in shapes.items()}, "torch")
+    report = api.inspect(checkpoint)
+    (finding,) = report.of("missing")
+    assert not report.ok and finding.fatal and finding.names == (lost,) and why in finding.cause
+    word = whole.split(".")[0]
+    assert f'weights="{word}"' in str(finding.remedy) and api.inspect(checkpoint, weights=word).ok
+
+
+def test_a_set_that_is_not_preferred_may_be_cut() -> None:
+    shapes = {**under("teacher.", VIT), **under("student.", VIT)}
+    shapes = {n: s for n, s in shapes.items() if n != "student.patch_embed.proj.weight"}
+    assert api.inspect(Checkpoint({n: Lazy(s, "float32", never, (n,)) for n, s in shapes.items()}, "torch")).ok

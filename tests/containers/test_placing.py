@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.faults import ERRORS, Trap
 
 from anyvit import side_by_side
-from anyvit.containers import placing
+from anyvit.containers import files, placing
 from anyvit.containers.checksums import Crc32
 from anyvit.containers.files import LocalFile
 from anyvit.containers.placing import Place, put
@@ -115,3 +116,18 @@ def test_one_large_tensor_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: py
     stored = from_pieces(values.shape, "float32", [Piece(LocalFile(tmp_path / "a"), 0, values.nbytes)], ("a",))
     many = [computed((1024, 512), "float32", turned, [stored]) for _ in range(6)]
     assert written(tmp_path / "out", laid(many)) == values.transpose().tobytes() * 6 and max(most) == 1
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+def test_a_disk_that_fills_under_one_thread_ends_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    lazies = [transposed(tmp_path, str(n), (700, 500))[0] for n in range(12)]
+    trap = Trap(step, ERRORS["disk full"])
+    with monkeypatch.context() as patch:
+        trap.install(patch)
+        with pytest.raises(FileError, match="cannot be written"), files.atomic(tmp_path / "out") as file:
+            put(file, laid(lazies))
+    assert trap.steps >= step and (tmp_path / "out").read_bytes() == b"old"
+    assert not list(tmp_path.glob(".*.tmp")) and not any(t.name == "anyvit-side" for t in threading.enumerate())

@@ -128,3 +128,10 @@ def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="does not exist") as caught:
         sniff.kind(tmp_path / "nothing.pth")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_tar_whose_sizes_are_no_octal_numbers(tmp_path: Path) -> None:
+    data = bytearray(tar(["pickle", "storages"]))
+    data[512 + 124 : 512 + 136] = b"000000000019"
+    with pytest.raises(FileError, match="tar"):
+        sniff.kind(put(tmp_path / "a.pth", bytes(data)))
