@@ -175,7 +175,7 @@ def damaged(draw: np.random.Generator, kind: str, dtype: str) -> np.ndarray:
         case "zeros":
             flat[at : at + int(draw.integers(1500, 9000))] = draw.choice([0.0, -0.0])
         case "tiny":
-            flat[:: int(draw.integers(1, 300))] = 2e-310 if dtype == "float64" else 1e-41
+            flat[int(draw.integers(1, 60)) :: int(draw.integers(1, 300))] = 2e-310 if dtype == "float64" else 1e-41
         case "constant":
             flat[:] = draw.choice([0.0, 1.0, -2.5])
         case "nearly constant":

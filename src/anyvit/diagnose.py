@@ -108,7 +108,9 @@ def unknown(tensors: Mapping[str, Lazy], extras: Collection[str]) -> list[Findin
         if "weight_map" in extras:
             cause = "a JSON weight map, no tensors: it only says which shard holds what"
             return [Finding("not a ViT", (), cause, "open the folder that holds the shards", True)]
-        cause = "the file holds no tensors at all" + (f"; it holds {', '.join(sorted(map(str, extras))[:8])}" if extras else "")
+        cause = "the file holds no tensors at all" + (
+            f"; it holds {', '.join(sorted(map(str, extras))[:8])}" if extras else ""
+        )
         return [Finding("not a ViT", (), cause, "get the file that holds the weights", True)]
     if told := signs(names):
         return told
