@@ -120,3 +120,11 @@ def test_a_file_that_is_cut_while_it_is_walked(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with Walker() as walker, pytest.raises(FileError, match="ends too early"):
         walker.walk(Window(file, 0, file.size), "a")
+
+
+def test_a_slow_disk_is_no_silence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5_apart, "SILENCE", 0.5)
+    file, read = LocalFile(path), LocalFile.read
+    monkeypatch.setattr(LocalFile, "read", lambda self, *where: (time.sleep(1.0), read(self, *where))[1])
+    with Walker() as walker:
+        assert "a" in walker.walk(Window(file, 0, file.size), "a")["arrays"]

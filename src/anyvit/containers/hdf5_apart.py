@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import struct
 import subprocess
@@ -112,7 +113,9 @@ class Walker:
         self.end()
         if find_spec("h5py") is None:
             raise needs("hdf5", "h5py", f"to read {path}, an HDF5 file")
-        command = [sys.executable, "-I", "-c", CODE.format(path=[os.path.abspath(entry) for entry in sys.path])]
+        # a frozen program is its own executable, and would start itself
+        python = "" if getattr(sys, "frozen", False) else sys.executable or ""
+        command = [python, "-I", "-c", CODE.format(path=[os.path.abspath(entry) for entry in sys.path])]
         # numpy's threads would be started and never used
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         try:
@@ -154,7 +157,10 @@ class Walker:
                 given += size
                 if offset + size > source.size or given > READ + 4 * source.size:
                     raise UnsafeError(f"{path} is read over and over", found=f"{given} bytes of {source.size}")
-                _send(to, source.file.read(source.start + offset, size))
+                self._heard = math.inf  # a slow network is nobody's silence
+                data = source.file.read(source.start + offset, size)
+                self._heard = time.monotonic()
+                _send(to, data)
             elif kind != HELLO:
                 raise ValueError(kind)
 
