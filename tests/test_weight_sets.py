@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from support.layouts import timm, under
 from support.truth import never
@@ -70,3 +73,19 @@ def test_a_set_that_is_not_preferred_may_be_cut() -> None:
     shapes = {**under("teacher.", VIT), **under("student.", VIT)}
     shapes = {n: s for n, s in shapes.items() if n != "student.patch_embed.proj.weight"}
     assert api.inspect(Checkpoint({n: Lazy(s, "float32", never, (n,)) for n, s in shapes.items()}, "torch")).ok
+
+
+def test_it_is_told_in_every_spelling() -> None:
+    """transformers' names: no block has a norm1."""
+    from support.tiny import timm_state
+
+    from anyvit.containers import open_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        api.convert(timm_state(dim=64, classes=0), Path(folder, "x.safetensors"), "hf-vit", heads=2)
+        state = {n: t.read() for n, t in open_checkpoint(Path(folder, "x.safetensors")).tensors.items()}
+    both = {f"{word}.{name}": value for word in ("student", "teacher") for name, value in state.items()}
+    assert api.inspect(both).ok
+    lost = [name for name in both if name.startswith("teacher.") and "patch_embeddings.projection.weight" in name]
+    report = api.inspect({name: value for name, value in both.items() if name not in lost})
+    assert not report.ok and lost[0] in report.of("missing")[0].names

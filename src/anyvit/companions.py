@@ -169,9 +169,7 @@ def positions(scene: Scene) -> Iterator[Lost]:
     if scene.within("big_vision") and spec.pos_embed == "sincos_unstored" and (spec.num_cls or spec.pool == "map"):
         yield Lost("embed.pos", "the position table is missing, which models with such a pool always learn")
     if scene.within("beit", "hf-beit", "timm-beit") and spec.pos_embed == "none":
-        cause = "no positions of any kind are there, which no released BEiT lacks"
-        if spec.facts["pos_embed"].how != "given":
-            yield Lost("embed.pos", cause, sure=False)
+        yield Lost("embed.pos", "no positions of any kind are there, which no released BEiT lacks", sure=False)
 
 
 def heads(scene: Scene) -> Iterator[Lost]:

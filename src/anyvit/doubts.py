@@ -262,10 +262,9 @@ def _absent(spec: Spec, insisted: bool, facts: Mapping[str, Fact], run: Run, mat
         spelt = [spell(one, "embed.pos") for one in (match, *match.rivals)]
         name = next((name for name in spelt if name != "embed.pos"), "embed.pos")
         findings.append(Finding("missing", (name,), cause, remedy, not insisted))
-    sub_normed = spec.attn_norm and spec.dialect.startswith("timm-eva")  # EVA-02 base and large
     headed = spec.dialect == "timm-sam" and not spec.neck_dim  # timm's classifiers on SAM's encoder have no table
     tabled = spec.dialect.startswith(TABLED) and not headed
-    if spec.pos_embed in ("rope", "relpos_decomposed") and (sub_normed or tabled):
+    if spec.pos_embed in ("rope", "relpos_decomposed") and tabled:
         names = (spell(match, "embed.pos"),)
         cause = "the position table is missing, which models of this spelling have beside the others"
         findings.append(Finding("missing", names, cause, "the file was cut or edited; get it whole", not insisted))

@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from anyvit.containers.stream import STEP, chunks
 from anyvit.lazy import Lazy
 
 if TYPE_CHECKING:
     import numpy as np
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 PAGE = 4096
 """Bytes of zeros in a row that make a gap; what a download leaves out is at least a page of a disk."""
@@ -118,36 +115,21 @@ def scan(
         >>> scan(from_array(np.array([1, np.inf, 2], "float32"))).bad
         (1, 1, inf)
     """
-    look = looked_at(lazy)
-    for part in chunks(lazy, STEP, buffer):
-        if beside is not None:
-            beside(part)
-        if look is not None:
-            look.take(part)
-    return look.done() if look is not None else Seen()
+    import numpy as np
 
-
-def looked_at(lazy: Lazy) -> Look | None:
-    """A look at a tensor that is about to be read; None where its type is none of floating point."""
     kind = KINDS.get(lazy.dtype)
-    return Look(lazy, kind) if kind else None
+    look = _Look(lazy, kind) if kind else None
+    with np.errstate(all="ignore"):  # damaged values are what is looked for
+        for part in chunks(lazy, STEP, buffer):
+            if beside is not None:
+                beside(part)
+            if look is not None:
+                look.take(part)
+        return look.done() if look is not None else Seen()
 
 
-def _quietly(method: Method) -> Method:
-    """Damaged values are what is looked for: numpy need not warn of them."""
-
-    @wraps(method)
-    def quiet(*args: Any, **kwargs: Any) -> Any:
-        import numpy as np
-
-        with np.errstate(all="ignore"):
-            return method(*args, **kwargs)
-
-    return cast("Method", quiet)
-
-
-class Look:
-    """One pass over one tensor: `take` its bytes in order, then ask what was met with `done`."""
+class _Look:
+    """One pass over one tensor."""
 
     def __init__(self, lazy: Lazy, kind: Kind) -> None:
         import numpy as np
@@ -160,7 +142,6 @@ class Look:
         self.count, self.largest, self.smallest = 0, 0, kind.magnitude + 1
         self.suspect = self.glanced = False
 
-    @_quietly
     def take(self, part: bytes | memoryview, glance: bool = True) -> None:
         """Looks at the next bytes, `STEP` at most; at a glance first."""
         import numpy as np
@@ -270,7 +251,6 @@ class Look:
         before, first, value = self.seen.bad or here
         self.seen.bad = (before + len(at), first, value)
 
-    @_quietly
     def done(self) -> Seen:
         """What was met; reads the tensor again where something is suspicious."""
         if self.seen.tiny and self.glanced:
@@ -283,7 +263,7 @@ class Look:
 
     def _again(self) -> Seen:
         """What is met without glances: values below the smallest normal number are counted, all of them."""
-        again = Look(self.lazy, self.kind)
+        again = _Look(self.lazy, self.kind)
         for part in chunks(self.lazy, STEP):
             again.take(part, glance=False)
         return again.done()

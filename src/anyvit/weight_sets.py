@@ -128,7 +128,8 @@ def headless(match: Match, tensors: Mapping[str, Lazy], weights: str | None) -> 
         weights: what the caller names; then that is what is meant.
     """
     inner = {name[len(match.prefix) :]: tensors[name].shape for name in match.hits if name.startswith(match.prefix)}
-    mark = next((name for name in inner if ".norm1." in f".{name}" or ".ln_1." in f".{name}"), None)
+    own = (name for name, hit in match.hits.items() if (hit.item.ours or "").startswith("blocks."))
+    mark = next((name[len(match.prefix) :] for name in own if name.startswith(match.prefix)), None)
     if weights is not None or mark is None:
         return []
     order = dict(PREFERENCE)

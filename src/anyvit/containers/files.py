@@ -7,14 +7,10 @@ import mmap
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from anyvit.errors import FileError
-
-if TYPE_CHECKING:
-    from threading import Lock
 
 
 class LocalFile:
@@ -168,7 +164,7 @@ a megabyte are slow to be had where memory that was set free has been given back
 
 
 def write_at(file: IO[bytes], part: bytes | memoryview, offset: int) -> None:
-    """Writes every byte of `part` from `offset` of a file on; safe from many threads, whatever its position is.
+    """Writes every byte of `part` from `offset` of a file on, whatever its position is; by one thread at a time.
 
     Arguments:
         file: a file of the system, or any that can be sought in.
@@ -182,16 +178,8 @@ def write_at(file: IO[bytes], part: bytes | memoryview, offset: int) -> None:
         if pwrite is not None:
             done += pwrite(file.fileno(), some, offset + done)
         else:
-            with _turn():
-                file.seek(offset + done)
-                done += file.write(some)
-
-
-@cache
-def _turn() -> Lock:
-    from threading import Lock
-
-    return Lock()
+            file.seek(offset + done)
+            done += file.write(some)
 
 
 def write_all(file: IO[bytes], part: bytes | memoryview) -> None:

@@ -19,7 +19,6 @@ from importlib.util import find_spec
 from threading import Event, Thread
 from typing import IO, TYPE_CHECKING, Any
 
-from anyvit import errors
 from anyvit.errors import FileError, UnsafeError, needs
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ def _lost(path: str, how: str) -> FileError:
 
 def _told(error: Mapping[str, Any]) -> Exception:
     """An error of the other process."""
-    kind = {kind.__name__: kind for kind in (FileError, UnsafeError, errors.BadArgument)}.get(error["kind"], FileError)
+    kind = UnsafeError if error["kind"] == UnsafeError.__name__ else FileError
     return kind(**error["said"])
 
 

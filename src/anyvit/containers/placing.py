@@ -8,11 +8,12 @@ nothing is handed from thread to thread.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
+from anyvit.containers.checksums import Hasher
 from anyvit.containers.files import write_at
-from anyvit.containers.stream import STEP, Part, chunks, new_panel, panels, room
+from anyvit.containers.stream import PANEL, STEP, Part, chunks, panels, room
 from anyvit.dtypes import np_dtype
 from anyvit.errors import FileError
 from anyvit.lazy import Lazy, read_pieces
@@ -29,19 +30,6 @@ SMALL = 2 * STEP
 """Bytes up to which a computed tensor needs no memory that is kept."""
 
 
-class Taker(Protocol):
-    """What is given the bytes of a tensor as they are written: a checksum."""
-
-    def update(self, data: Part, /) -> None: ...
-
-
-class Untaken:
-    """A taker that takes nothing."""
-
-    def update(self, data: Part, /) -> None:
-        """Does nothing."""
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a tensor goes.
@@ -50,13 +38,13 @@ class Place:
         name: what it is called, for messages.
         lazy: the tensor.
         offset: the byte of the target at which it begins.
-        taker: is given its bytes in order.
+        taker: is given its bytes in order, for a checksum.
     """
 
     name: str
     lazy: Lazy
     offset: int
-    taker: Taker = field(default_factory=Untaken)
+    taker: Hasher | None = None
 
 
 def put(file: IO[bytes], places: Sequence[Place]) -> None:
@@ -106,7 +94,8 @@ class _Desk:
         """Reads a tensor and writes it."""
         done = 0
         for part in self.parts(place.lazy):
-            place.taker.update(part)
+            if place.taker is not None:
+                place.taker.update(part)
             with self.turn:
                 write_at(file, part, place.offset + done)
             done += len(part)
@@ -122,7 +111,9 @@ class _Desk:
             yield from chunks(lazy, buffer=self.buffer)
             return
         if self.panel is None and lazy.nbytes > SMALL:
-            self.panel = new_panel()
+            import numpy as np
+
+            self.panel = np.empty(PANEL, np.uint8)
         yield from panels(self.values(lazy), lazy, self.panel)
 
     def values(self, lazy: Lazy) -> np.ndarray:

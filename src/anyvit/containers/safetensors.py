@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from anyvit.containers import checksums
 from anyvit.containers.files import LocalFile, atomic, reserve, write_all, write_at
-from anyvit.containers.placing import Place, Untaken, put
+from anyvit.containers.placing import Place, put
 from anyvit.containers.stream import Seal
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import BadArgument, FileError, UnsafeError, Unsayable
@@ -192,7 +192,7 @@ def _fill(
     write_at(file, head, 0)
     places, at = [], len(head)
     for name in order:
-        taker = recorder.taker(name) if recorded else Untaken()
+        taker = recorder.taker(name) if recorded else None
         places.append(Place(name, tensors[name], at, taker))
         at += tensors[name].nbytes
     put(file, places)

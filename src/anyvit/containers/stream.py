@@ -44,8 +44,7 @@ def chunks(lazy: Lazy, step: int = STEP, buffer: memoryview | None = None) -> It
         [b'\\x01\\x02', b'\\x03']
     """
     if lazy.pieces is None:
-        for panel in panels(lazy.load(), lazy):
-            yield from _stepped(panel, step)
+        yield from panels(lazy.load(), lazy, step=step)
         return
     if buffer is None:
         buffer = room(min(step, max((piece.size for piece in lazy.pieces), default=0)))
@@ -62,20 +61,14 @@ def chunks(lazy: Lazy, step: int = STEP, buffer: memoryview | None = None) -> It
             at += size
 
 
-def new_panel() -> np.ndarray:
-    """Memory for `panels`."""
-    import numpy as np
-
-    return np.empty(PANEL, np.uint8)
-
-
-def panels(array: np.ndarray, lazy: Lazy, panel: np.ndarray | None = None) -> Iterator[memoryview]:
+def panels(array: np.ndarray, lazy: Lazy, panel: np.ndarray | None = None, step: int = STEP) -> Iterator[memoryview]:
     """The values of a tensor as `chunks` gives them, put in order a few rows at a time.
 
     Arguments:
         array: in any order.
         lazy: what it is the values of.
         panel: memory to put rows in order in, where they are not; None makes some for every panel.
+        step: most bytes of a part.
     """
     import numpy as np
 
@@ -84,12 +77,12 @@ def panels(array: np.ndarray, lazy: Lazy, panel: np.ndarray | None = None) -> It
     if not array.size:
         return
     if array.flags.c_contiguous:
-        yield from _stepped(_bytes(array), STEP)
+        yield from _stepped(_bytes(array), step)
         return
     for rows in _rows(array):
         fits = panel is not None and rows.nbytes <= panel.nbytes
         out = panel[: rows.nbytes].view(rows.dtype).reshape(rows.shape) if panel is not None and fits else None
-        yield from _stepped(_bytes(contiguous(rows, out)), STEP)
+        yield from _stepped(_bytes(contiguous(rows, out)), step)
 
 
 def _rows(array: np.ndarray) -> Iterator[np.ndarray]:
