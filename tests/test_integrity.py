@@ -165,11 +165,11 @@ import sys, threading, time
 sys.path[:0] = {paths!r}
 import anyvit
 from anyvit import integrity
-real = integrity.scan
+real = integrity.look
 def slow(*given):
     time.sleep(5)
     return real(*given)
-integrity.scan = slow
+integrity.look = slow
 vit = anyvit.load({path!r}, heads=4, check="beside")
 assert any(thread.name == "anyvit-check" for thread in threading.enumerate())
 print("loaded", flush=True)

@@ -112,10 +112,8 @@ def test_values_below_the_smallest_normal_number() -> None:
     assert scan(from_array((array * 1e-3).astype("float16"))).tiny == 0
 
 
-def test_other_types_are_only_handed_on() -> None:
-    given: list[bytes] = []
-    seen = scan(from_array(np.zeros((3, 3), "int64")), lambda part: given.append(bytes(part)))
-    assert seen == module.Seen() and b"".join(given) == bytes(72)
+def test_of_other_types_there_is_nothing_to_say() -> None:
+    assert scan(from_array(np.zeros((3, 3), "int64"))) == module.Seen()
 
 
 def test_empty_and_scalar() -> None:

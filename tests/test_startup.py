@@ -22,7 +22,7 @@ from anyvit.containers import stream
 from anyvit.containers.files import LocalFile
 from anyvit.lazy import Lazy, Piece, from_array, from_pieces, split
 
-WIDTH, DEPTH = 48, 6
+WIDTH, DEPTH = 64, 6
 HEAVY = {
     "torch",
     "numpy",
@@ -144,12 +144,25 @@ def test_inspect_reads_headers_only(folder: Path, name: str, monkeypatch: pytest
     assert counter.bytes < sum(file.stat().st_size for file in files) / 5
 
 
-def test_convert_reads_every_byte_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("check", ["off", "beside"])
+@pytest.mark.parametrize("out", ["x.safetensors", "x.npz", "x.pth", "x"])
+@pytest.mark.parametrize("name", ["vit.safetensors", "vit.pth", "vit.npz", "recorded.safetensors", "recorded"])
+def test_convert_reads_every_byte_once(
+    folder: Path, name: str, out: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To write it, to look at its values, for its checksum, for the checksums that the file has of its own."""
     monkeypatch.setattr("anyvit.deep.settle", lambda found, **_: found)  # which looks at a few blocks for their heads
+    monkeypatch.setattr("anyvit.deep.odd_blocks", lambda *_: ())
+    path, shards = folder / name, {"shard_size": 1 << 16} if out == "x" else {}
+    if name.startswith("recorded"):
+        path = tmp_path / name
+        convert(folder / "vit.npz", path, "timm", heads=4, **({} if path.suffix else {"shard_size": 1 << 17}))
+    size = sum(file.stat().st_size for file in ([path] if path.suffix else path.glob("*.safetensors")))
     counter = Counter(monkeypatch)
-    convert(folder / "vit.safetensors", tmp_path / "out.safetensors", "hf-vit", heads=4, check="off")
-    size = (folder / "vit.safetensors").stat().st_size
-    assert size <= counter.bytes < 1.1 * size
+    dialect = "google-npz" if out == "x.npz" else "hf-vit"
+    report = convert(path, tmp_path / f"out-{out}", dialect, heads=4, check=check, **shards)
+    assert 0.99 * size <= counter.bytes < 1.15 * size
+    assert not report.of("nan")
 
 
 def test_a_split_is_three_byte_ranges(folder: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyvit import adaln, configs, containers, integrity, lazy, linear, places, provenance
 from anyvit.adapt import Adapted
@@ -18,9 +18,6 @@ from anyvit.report import Finding, Report, Trail, fold, order
 from anyvit.rules import Dialect
 from anyvit.saying import Said, say
 from anyvit.spec import Spec
-
-if TYPE_CHECKING:
-    from anyvit.containers.stream import Seal
 
 
 def write_out(
@@ -52,11 +49,13 @@ def write_out(
     metadata = configs.provenance(said.fitted.spec, found.match, found.checkpoint, said.dialect)
     metadata |= provenance.record(found, said.dialect, report.findings, asked)
     beside = () if folder else places.described_otherwise(out)
-    running = integrity.begin(found.checkpoint, found.tensors, check, found.spec)
+    running = integrity.begin(found.checkpoint, found.tensors, check, found.spec, reads=True)
     if folder:
-        _write_folder(tensors, said.files, out, metadata, shard_size, durable, running.seal)
+        _write_folder(tensors, said.files, out, metadata, shard_size, durable, running)
     else:
-        containers.save(tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal)
+        containers.save(
+            tensors, out, metadata=metadata, durable=durable, recorded=True, seal=running.seal, witness=running.witness
+        )
     return report.adding(
         (*running.findings(), *provenance.recordless(out), *_untold(out, said.fitted.spec, said.dialect), *beside)
     )
@@ -99,7 +98,7 @@ def _write_folder(
     metadata: Mapping[str, str],
     shard_size: int | None,
     durable: bool,
-    seal: Seal | None = None,
+    running: integrity.Check,
 ) -> None:
     from anyvit.containers import safetensors, swap
 
@@ -107,7 +106,7 @@ def _write_folder(
     with swap.atomic_folder(out, places.CONFIGS + safetensors.WEIGHTS, durable=durable) as folder:
         safetensors.write_sharded(
             tensors, folder, shard_size=WHOLE if shard_size is None else shard_size, metadata=metadata,
-            durable=durable, recorded=True, seal=seal, beside=texts,
+            durable=durable, recorded=True, seal=running.seal, witness=running.witness, beside=texts,
         )  # fmt: skip
 
 

@@ -6,8 +6,7 @@ large ones: checksums of the container, checksums that `convert` recorded, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anyvit import containers
@@ -15,11 +14,12 @@ from anyvit.containers import checksums
 from anyvit.containers.stream import room
 from anyvit.damage import told, unlike
 from anyvit.errors import AnyvitError, BadArgument, FileError
-from anyvit.lazy import Checkpoint, Lazy, Note
+from anyvit.lazy import Checkpoint, Lazy, Note, Sum
 from anyvit.provenance import Use, source_digest, sources
 from anyvit.report import Finding, fold
-from anyvit.scan import Seen, scan
+from anyvit.scan import Seen
 from anyvit.side_by_side import beside, mapped
+from anyvit.witness import Witness, look
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -60,6 +60,7 @@ def begin(
     *,
     again: bool = False,
     waits: bool = False,
+    reads: bool = False,
 ) -> Check:
     """Starts to check what a model was read from.
 
@@ -70,6 +71,9 @@ def begin(
         spec: the architecture, where blocks that lie otherwise than their names say are to be found as well.
         again: whether the bytes may have to be read once more (`Check.again`); the file then stays open.
         waits: whether the caller waits for the verdict anyway: then all processors work on it.
+        reads: whether the caller reads the tensors itself and shows them to `Check.witness`, where there is one; only
+            what it does not read is read for the check, when the verdict is asked for. One who waits for what can
+            refuse the file is given none where the file has checksums.
 
     Returns:
         The check; `wait` and `findings` give its verdict.
@@ -83,7 +87,10 @@ def begin(
     check = "off" if check is None and "://" in checkpoint.path else check
     when = mode(check, sum(checkpoint.tensors[name].nbytes for name in names))
     running = Check(checkpoint, names, None if spec is None else (lambda spare: _odd(tensors, spec, spare)), again)
-    if when == "now" or (when == "beside" and waits):
+    if when == "beside" and reads and (checkpoint.verify is None or not waits):
+        asked = {name: checkpoint.tensors[name] for name in names}
+        running.witness = Witness(asked, checksums.preferred(), _sums(checkpoint))
+    elif when == "now" or (when == "beside" and waits):
         running.run()
         running.wait()
     elif when == "beside":
@@ -121,6 +128,8 @@ class Check:
         self._error: Exception | None = None
         self._findings: tuple[Finding, ...] = ()
         self._digest: str | None = None
+        self.witness: Witness | None = None
+        """What is shown the tensors by who reads them."""
 
     def run(self, spare: int = 0) -> None:
         """Reads every byte, by all processors but `spare`; what is wrong is kept for `wait`."""
@@ -128,7 +137,7 @@ class Check:
         if job is None:
             return
         try:
-            self._findings, self._digest = _examined(*job, spare)
+            self._findings, self._digest = _examined(*job, spare, self.witness.met if self.witness else {})
             self._findings += more(spare) if more else ()
         except Exception as error:  # kept, so that a thread loses nothing
             self._error = error
@@ -145,7 +154,7 @@ class Check:
             self.run(spare=1)
 
     def wait(self) -> None:
-        """Waits for the verdict of a check that was started.
+        """Waits for the verdict of a check that was started; one that was shown the tensors looks at what it was not shown.
 
         Raises:
             FileError: a checksum is wrong, or the file cannot be read any more.
@@ -153,6 +162,8 @@ class Check:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self.witness is not None:
+            self.run()
         if self._error is not None:
             raise self._error.with_traceback(None)
 
@@ -204,49 +215,55 @@ def _settled(findings: tuple[Finding, ...], error: Exception | None, digest: str
     return check
 
 
-def _examined(checkpoint: Checkpoint, names: Mapping[str, Use], spare: int) -> tuple[tuple[Finding, ...], str]:
-    """Findings on the values of tensors, and one checksum over all of them.
+def _examined(
+    checkpoint: Checkpoint, names: Mapping[str, Use], spare: int, met: Mapping[str, Seen]
+) -> tuple[tuple[Finding, ...], str]:
+    """Findings on the values of tensors, and one checksum over all of them; what was met already is not read.
 
     Raises:
         FileError: a checksum of the container or of the file's own record is wrong.
     """
-    other = _compare(checkpoint, names)
-    algorithm = checksums.preferred()
-    rooms: list[memoryview] = []
-
-    def look(name: str) -> Seen:
-        buffer = rooms.pop() if rooms else room()
-        seen = _look(checkpoint.tensors[name], algorithm, buffer)
-        rooms.append(buffer)
-        return seen
-
-    found = mapped(look, names, sum(checkpoint.tensors[name].nbytes for name in names), spare)
-    met = dict(zip(names, found, strict=True))
+    summed = _sums(checkpoint)
+    met = {**met, **_looked(checkpoint, [n for n in names if n in summed and n not in met], spare)}
+    other = _compare(checkpoint, [n for n in names if n not in met or not met[n].proven])
+    met |= _looked(checkpoint, [n for n in names if n not in met], spare)
+    met = {name: met[name] for name in names}
     digests = {name: seen.digest for name, seen in met.items()}
     findings = (
         *other,
         *told(checkpoint.tensors, met, names),
         *unlike(checkpoint.tensors, met, names, checkpoint.aliases),
     )
-    return findings, checksums.joined(digests, algorithm)
+    return findings, checksums.joined(digests, checksums.preferred())
 
 
-def _look(tensor: Lazy, algorithm: str, buffer: memoryview) -> Seen:
-    """What a scan meets in a tensor, and its checksum, in one pass."""
-    made = checksums.begun(algorithm, tensor)
-    seen = scan(tensor, made.update, buffer)
-    return replace(seen, digest=made.hexdigest())
+def _sums(checkpoint: Checkpoint) -> Mapping[str, Sum]:
+    return checkpoint.sums() if checkpoint.sums is not None else {}
 
 
-def _compare(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[Finding]:
-    """What the checksums of a file say beside that its bytes are right.
+def _looked(checkpoint: Checkpoint, names: Sequence[str], spare: int) -> dict[str, Seen]:
+    """What is met in tensors, each read once, for its values, its digest and the checksum that the file says."""
+    tensors, algorithm, summed = checkpoint.tensors, checksums.preferred(), _sums(checkpoint)
+    rooms: list[memoryview] = []
+
+    def looked(name: str) -> Seen:
+        buffer = rooms.pop() if rooms else room()
+        seen = look(tensors[name], algorithm, summed.get(name), buffer)
+        rooms.append(buffer)
+        return seen
+
+    return dict(zip(names, mapped(looked, names, sum(tensors[n].nbytes for n in names), spare), strict=True))
+
+
+def _compare(checkpoint: Checkpoint, names: Iterable[str]) -> list[Finding]:
+    """What the checksums of a file say beside that the bytes of some tensors are right.
 
     Raises:
         FileError: that they are not.
     """
     if checkpoint.verify is None:
         return []
-    notes = list(checkpoint.verify(None if names is None else frozenset(names)))
+    notes = list(checkpoint.verify(frozenset(names)))
     wrong = [note for note in notes if note.kind == "damaged"]
     if wrong:
         raise _damaged(checkpoint, wrong)
@@ -288,7 +305,7 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
     buffer = room()
     for name in uses or checkpoint.tensors:
         try:
-            met[name] = _look(checkpoint.tensors[name], algorithm, buffer)
+            met[name] = look(checkpoint.tensors[name], algorithm, buffer=buffer)
         except AnyvitError as error:
             found.append(Finding("damaged", (name,), error.cause, error.remedy, fatal=True))
     found += (*told(checkpoint.tensors, met, uses), *unlike(checkpoint.tensors, met, uses, checkpoint.aliases))

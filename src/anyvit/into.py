@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from anyvit import adaln, canon, integrity, meta
 from anyvit.adapt import Wanted
-from anyvit.errors import BadArgument, Incomplete, Unsayable
+from anyvit.errors import BadArgument, FileError, Incomplete, Unsayable
 from anyvit.lazy import Lazy
 from anyvit.module import real_names
 from anyvit.plan import Plan, planned
@@ -22,6 +22,8 @@ from anyvit.torch_io import fill_from, lies_as, to_torch
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from anyvit.witness import Witness
 
 Tensors = Mapping[str, Lazy]
 
@@ -42,7 +44,8 @@ def fill(
         source: the file.
         wanted: changes on top of those that the module's shapes ask for.
         init: None leaves new heads as the module made them, "zeros" sets them to zero.
-        check: when the file's bytes are checked; in any case before the module is changed.
+        check: when the file's bytes are checked. Checksums before the module is changed; where there are none, nothing
+            that is found refuses the file, and values are looked at as they are read.
         device: where tensors that the module has on meta are made; None makes them on the CPU.
 
     Raises:
@@ -59,11 +62,14 @@ def fill(
     except (Incomplete, Unsayable) as error:
         error.report = _refused(source, error)
         raise
-    seen = integrity.begin(source.checkpoint, source.tensors, check, source.spec, waits=True).findings()
-    meta.unfillable(module, [target.real[n] for n in plan.values])
-    zeroed = meta.settle(module, [target.real[n] for n in plan.values])
-    _copy(module, {target.real[n]: t for n, t in plan.values.items()}, device)
-    findings = [*plan.findings, *seen, *_new_heads(plan, target, init, zeroed), *_read_back(module, plan, target)]
+    values = {target.real[n]: t for n, t in plan.values.items()}
+    large = sum(t.nbytes for t in values.values()) > WHOLE
+    running = integrity.begin(source.checkpoint, source.tensors, check, source.spec, waits=True, reads=large)
+    meta.unfillable(module, list(values))
+    zeroed = meta.settle(module, list(values))
+    _copy(module, values, device, running.witness, large)
+    findings = [*plan.findings, *_new_heads(plan, target, init, zeroed), *_read_back(module, plan, target)]
+    findings += running.findings()
     if init == "zeros":
         _zero(module, [target.real[n] for n in plan.heads if _is_classifier(n, target)])
     return _report(source, target, plan, findings)
@@ -118,8 +124,15 @@ WHOLE = 256 * 2**20
 """Bytes up to which all values are read before the first is copied, so that a file that breaks off changes nothing."""
 
 
-def _copy(module: nn.Module, values: Tensors, device: torch.device | None = None) -> None:
-    """Values into a module's own tensors; those on meta become tensors on `device`."""
+def _copy(
+    module: nn.Module, values: Tensors, device: torch.device | None, witness: Witness | None, large: bool
+) -> None:
+    """Values into a module's own tensors; those on meta become tensors on `device`.
+
+    Arguments:
+        witness: is shown what is read into the module's memory.
+        large: not all values are read before the first is copied.
+    """
     import torch
 
     own = module.state_dict(keep_vars=True)
@@ -127,15 +140,33 @@ def _copy(module: nn.Module, values: Tensors, device: torch.device | None = None
     if empty:
         meta.assign(module, {n: t.to(own[n].dtype) for n, t in _read(empty, device, own=True)})
     rest = {n: t for n, t in values.items() if n not in empty}
-    size = sum(t.nbytes for t in rest.values())
-    straight = [n for n, t in rest.items() if size > WHOLE and lies_as(t, own[n])]
-    mapped(lambda name: fill_from(rest[name], own[name]), straight, size)
+    straight = [n for n, t in rest.items() if large and lies_as(t, own[n])]
+    _fill_straight({n: (rest[n], own[n]) for n in straight}, witness)
     rest = {n: t for n, t in rest.items() if n not in set(straight)}
     places = dict.fromkeys(own[n].device for n in rest)
     reading = chain.from_iterable(_read({n: t for n, t in rest.items() if own[n].device == p}, p) for p in places)
     with torch.no_grad():
-        for name, tensor in reading if size > WHOLE else dict(reading).items():
+        for name, tensor in reading if large else dict(reading).items():
             own[name].copy_(tensor)
+
+
+def _fill_straight(values: Mapping[str, tuple[Lazy, torch.Tensor]], witness: Witness | None) -> None:
+    """Bytes of a file into tensors that lie as they do, by several threads."""
+
+    def work(unit: Sequence[int]) -> None:
+        for number in unit:
+            fill_from(*both[number], witness)
+
+    both = list(values.values())
+    each = [[number] for number in range(len(both))]
+    units = witness.units([lazy.pieces or () for lazy, _ in both]) if witness else each
+    try:
+        mapped(work, units, sum(lazy.nbytes for lazy, _ in both))
+    except FileError as error:
+        raise FileError(
+            error.cause, names=error.names, found=error.found, expected=error.expected, usual=error.usual,
+            remedy="make the module anew, for it is filled in part, and fetch the file again",
+        ) from error  # fmt: skip
 
 
 def _read(values: Tensors, device: torch.device | None, own: bool = False) -> Iterator[tuple[str, torch.Tensor]]:

@@ -273,6 +273,26 @@ class Note:
     remedy: str | None = None
 
 
+class Hasher(Protocol):
+    """What hashlib and xxhash share."""
+
+    def update(self, data: Any, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A checksum that the bytes of a tensor are to have.
+
+    Arguments:
+        begun: gives a hasher that is to be given the bytes, little-endian and in C order.
+        expected: its digits.
+    """
+
+    begun: Callable[[], Hasher]
+    expected: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened file or folder: flat names, all data unread.
@@ -288,8 +308,9 @@ class Checkpoint:
         metadata: safetensors' `__metadata__`, or what resembles it.
         siblings: parsed files beside the weights, by file name: "config.json" → dict.
         verify: reads every byte (or, given a collection of names, theirs) and yields what does not fit its checksum;
-            None
-            where the file holds no checksums.
+            None where the file holds no checksums.
+        sums: gives name → the checksum that the bytes of a tensor are to have, for those that `verify` need not read
+            where somebody else does; None where there are none.
     """
 
     tensors: Mapping[str, Lazy]
@@ -301,3 +322,4 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     siblings: Mapping[str, Any] = field(default_factory=dict)
     verify: Callable[..., Iterator[Note]] | None = None
+    sums: Callable[[], Mapping[str, Sum]] | None = None

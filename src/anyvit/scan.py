@@ -8,7 +8,6 @@ are ordered as the floats are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,6 +65,8 @@ GLANCED = ("float32", "float64")
 EVERY = 61
 """Of a piece at which a glance is enough, each value of that many is looked at for those below the smallest normal number:
 of a matrix of 256 × 1,024 where `SHARE` of the values are, four are met."""
+KEPT = 16
+"""Samples that are kept before they are looked at together."""
 SHORT = ("float16", "float8_e4m3fn", "float8_e5m2")
 """Types of few exponents, where weights below the smallest normal number are usual."""
 
@@ -85,6 +86,7 @@ class Seen:
         narrow: the narrower type that all of them fit into, "" where they do not, None where that says nothing.
         wild: what they are instead, where they have no one size and other bytes have.
         digest: the checksum of all bytes, where it was asked for.
+        proven: whether they have the checksum that their file says.
     """
 
     bad: tuple[int, int, float] | None = None
@@ -97,17 +99,11 @@ class Seen:
     narrow: str | None = None
     wild: str = ""
     digest: str = ""
+    proven: bool = False
 
 
-def scan(
-    lazy: Lazy, beside: Callable[[bytes | memoryview], None] | None = None, buffer: memoryview | None = None
-) -> Seen:
-    """Looks at all values of a tensor; of other types than floating point only the bytes are handed on.
-
-    Arguments:
-        lazy: the tensor, read piece by piece where it lies in a file as it is.
-        beside: is given the same bytes, for a checksum.
-        buffer: what to read into, where many tensors are looked at (`stream.room`).
+def scan(lazy: Lazy) -> Seen:
+    """Looks at all values of a tensor; of other types than floating point there is nothing to say.
 
     Example:
         >>> import numpy as np
@@ -115,35 +111,41 @@ def scan(
         >>> scan(from_array(np.array([1, np.inf, 2], "float32"))).bad
         (1, 1, inf)
     """
-    import numpy as np
-
-    kind = KINDS.get(lazy.dtype)
-    look = _Look(lazy, kind) if kind else None
-    with np.errstate(all="ignore"):  # damaged values are what is looked for
-        for part in chunks(lazy, STEP, buffer):
-            if beside is not None:
-                beside(part)
-            if look is not None:
-                look.take(part)
-        return look.done() if look is not None else Seen()
+    if lazy.dtype not in KINDS:
+        return Seen()
+    look = Look(lazy)
+    for part in chunks(lazy, STEP):
+        look.take(part)
+    return look.done()
 
 
-class _Look:
-    """One pass over one tensor."""
+class Look:
+    """One pass over one tensor, whose bytes are handed in.
 
-    def __init__(self, lazy: Lazy, kind: Kind) -> None:
+    Arguments:
+        lazy: the tensor, of a type in `KINDS`; where something is suspicious it is read again.
+    """
+
+    def __init__(self, lazy: Lazy) -> None:
         import numpy as np
 
         from anyvit.dtypes import np_dtype
 
-        self.lazy, self.kind, self.dtype = lazy, kind, np_dtype(lazy.dtype)
-        self.unsigned, self.signed = np.dtype(kind.unsigned), np.dtype(kind.unsigned[1:])
+        self.lazy, self.kind, self.dtype = lazy, KINDS[lazy.dtype], np_dtype(lazy.dtype)
+        self.unsigned, self.signed = np.dtype(self.kind.unsigned), np.dtype(self.kind.unsigned[1:])
         self.seen = Seen()
-        self.count, self.largest, self.smallest = 0, 0, kind.magnitude + 1
+        self.count, self.largest, self.smallest = 0, 0, self.kind.magnitude + 1
         self.suspect = self.glanced = False
+        self.samples: list[np.ndarray] = []
 
     def take(self, part: bytes | memoryview, glance: bool = True) -> None:
         """Looks at the next bytes, `STEP` at most; at a glance first."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):  # damaged values are what is looked for
+            self._take(part, glance)
+
+    def _take(self, part: bytes | memoryview, glance: bool) -> None:
         import numpy as np
 
         bits = np.frombuffer(part, self.unsigned)
@@ -152,28 +154,40 @@ class _Look:
         row = PAGE // self.unsigned.itemsize
         whole = bits.size // row * row if glance and self.lazy.dtype in GLANCED else 0
         if whole and self._plain(bits[:whole].reshape(-1, row)):
-            self.count, self.glanced, bits = self.count + whole, True, bits[whole:]
+            self.count, bits = self.count + whole, bits[whole:]
         if bits.size:
             self._look(bits)
 
     def _plain(self, rows: np.ndarray) -> bool:
-        """Whether sums of squares, one for each page, and a sample show that nothing here is worth a closer look.
+        """Whether sums of squares, one for each page, show that nothing here is worth a closer look; a sample is kept.
 
         NaN and infinities, and values whose square is too large, make a sum that no limit holds for. A value that is too large
-        for the others makes one that stands out. The sample meets every page of zeros, and many small values.
+        for the others makes one that stands out. A page of zeros makes one of zero.
+
+        numpy lets go of the interpreter at every step over many values, and then has to wait for it: so they are few here.
         """
         import numpy as np
 
-        sample = rows.reshape(-1)[::EVERY] & self.unsigned.type(self.kind.magnitude)
-        least, most = int(sample.min()), int(sample.max())
         values = rows.view(self.dtype)
         sums = np.matmul(values[:, None, :], values[:, :, None])
         top, total = float(sums.max()), float(sums.sum())
-        quiet = top < 1 or top < 0.09 * min(HUGE**2, total)
-        if least < self.kind.normal or not quiet:
+        if not (sums.min() > 0 and (top < 1 or top < 0.09 * min(HUGE**2, total))):
             return False
-        self._widen(least, most)
+        self.samples.append(rows.reshape(-1)[::EVERY].copy())
+        if len(self.samples) == KEPT:
+            self._sampled()
         return True
+
+    def _sampled(self) -> None:
+        """What the samples of glances show: the least and the largest magnitude, and whether there are tiny values."""
+        import numpy as np
+
+        sizes = np.concatenate(self.samples) & self.unsigned.type(self.kind.magnitude)
+        self.samples.clear()
+        self.glanced = True
+        self._widen(int(sizes.min()), int(sizes.max()))
+        if self.smallest < self.kind.normal:
+            self.seen.tiny += self._tiny(sizes)
 
     def _widen(self, low: int, top: int) -> None:
         self.largest, self.smallest = max(self.largest, top), min(self.smallest, low)
@@ -224,7 +238,6 @@ class _Look:
 
     def _small(self, bits: np.ndarray, low: int) -> None:
         """Notes the pages that hold nothing but zeros, and counts values below the smallest normal number."""
-        import numpy as np
 
         row = PAGE // self.unsigned.itemsize
         for start in range(0, bits.size, 16 * row):  # few at a time: fresh memory for all costs more than looking
@@ -232,8 +245,14 @@ class _Look:
             if low == 0:
                 self._pages(size[: size.size // row * row].reshape(-1, row), self.count + start)
             if self.lazy.dtype not in SHORT:
-                size -= self.unsigned.type(1)  # of zero this makes the largest number of the type
-                self.seen.tiny += int(np.count_nonzero(size < self.kind.normal - 1))
+                self.seen.tiny += self._tiny(size)
+
+    def _tiny(self, sizes: np.ndarray) -> int:
+        """How many magnitudes are below the smallest normal number but not zero; `sizes` is used up."""
+        import numpy as np
+
+        sizes -= self.unsigned.type(1)  # of zero this makes the largest number of the type
+        return int(np.count_nonzero(sizes < self.kind.normal - 1))
 
     def _pages(self, rows: np.ndarray, start: int) -> None:
         import numpy as np
@@ -253,8 +272,16 @@ class _Look:
 
     def done(self) -> Seen:
         """What was met; reads the tensor again where something is suspicious."""
+        import numpy as np
+
+        if self.samples:
+            self._sampled()
         if self.seen.tiny and self.glanced:
             return self._again()
+        with np.errstate(all="ignore"):
+            return self._done()
+
+    def _done(self) -> Seen:
         if self.count and (self.largest == 0 or (self.largest == self.smallest and self._all_equal())):
             self.seen.constant = float(self.lazy.read().reshape(-1)[0]) if self.largest else 0.0
         if self.suspect and self.count >= FEW and self.seen.constant is None:
@@ -263,7 +290,7 @@ class _Look:
 
     def _again(self) -> Seen:
         """What is met without glances: values below the smallest normal number are counted, all of them."""
-        again = _Look(self.lazy, self.kind)
+        again = Look(self.lazy)
         for part in chunks(self.lazy, STEP):
             again.take(part, glance=False)
         return again.done()

@@ -11,6 +11,8 @@ from anyvit.lazy import Lazy, read_pieces
 if TYPE_CHECKING:
     import torch
 
+    from anyvit.witness import Witness
+
 
 def require_torch(job: str) -> None:
     """Raises a one-line error where torch is not installed.
@@ -105,17 +107,19 @@ def lies_as(lazy: Lazy, tensor: torch.Tensor) -> bool:
     return plain and lazy.pieces is not None and tensor.dtype == torch_dtype(lazy.dtype)
 
 
-def fill_from(lazy: Lazy, tensor: torch.Tensor) -> None:
+def fill_from(lazy: Lazy, tensor: torch.Tensor, witness: Witness | None = None) -> None:
     """Reads a tensor's values from a file into its memory, without a copy between.
 
     Arguments:
         lazy: byte ranges.
         tensor: of the same shape, of which `lies_as` holds; changed in place.
+        witness: is shown what is read.
     """
     import torch
 
     assert lazy.pieces is not None, lazy.origin
-    read_pieces(lazy.pieces, tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+    read = witness.read if witness else read_pieces
+    read(lazy.pieces, tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
     torch.autograd.graph.increment_version(tensor)
 
 

@@ -15,6 +15,7 @@ from anyvit.lazy import Checkpoint, Lazy
 
 if TYPE_CHECKING:
     from anyvit.containers.stream import Seal
+    from anyvit.witness import Witness
 
 __all__ = ["open_checkpoint", "save"]
 
@@ -77,6 +78,7 @@ def save(
     durable: bool = False,
     recorded: bool = False,
     seal: Seal | None = None,
+    witness: Witness | None = None,
 ) -> None:
     """Writes tensors to a file of the container that its suffix names, one tensor at a time.
 
@@ -88,6 +90,7 @@ def save(
         recorded: put each tensor's checksum into the metadata; only safetensors does, zip archives hold their own.
         seal: called when all tensors are written, before the file takes its name; gives metadata that was not known
             before, each value as long as the one it replaces. What it raises leaves the old file.
+        witness: is shown the bytes that are read (`integrity.Check.witness`).
 
     Raises:
         BadArgument: another suffix.
@@ -107,15 +110,17 @@ def save(
     if suffix == ".safetensors":
         from anyvit.containers import safetensors
 
-        safetensors.write(tensors, path, metadata=metadata, durable=durable, recorded=recorded, seal=seal)
+        safetensors.write(
+            tensors, path, metadata=metadata, durable=durable, recorded=recorded, seal=seal, witness=witness
+        )
     elif suffix == ".npz":
         from anyvit.containers import npz
 
-        npz.write(tensors, path, durable=durable, seal=seal)
+        npz.write(tensors, path, durable=durable, seal=seal, witness=witness)
     elif suffix in TORCH_SUFFIXES:
         from anyvit.containers import torch_file
 
-        torch_file.write(tensors, path, metadata=metadata, durable=durable, seal=seal)
+        torch_file.write(tensors, path, metadata=metadata, durable=durable, seal=seal, witness=witness)
     else:
         raise BadArgument(
             f"no container is written under the suffix {suffix!r}",

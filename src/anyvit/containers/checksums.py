@@ -9,23 +9,16 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cache
-from typing import Any, Protocol
+from functools import cache, partial
+from typing import Any
 
 from anyvit.containers import stream
-from anyvit.lazy import Lazy, Note
+from anyvit.lazy import Hasher, Lazy, Note, Sum
 
 KEY = "anyvit.checksums"
 SOURCE = "anyvit.source_digest"
 """Metadata key of the checksum over the tensors that a file was made from."""
 PREFIX = "anyvit."
-
-
-class Hasher(Protocol):
-    """What hashlib and xxhash share."""
-
-    def update(self, data: Any, /) -> None: ...
-    def hexdigest(self) -> str: ...
 
 
 class Crc32:
@@ -166,6 +159,21 @@ def verifier(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callab
     if KEY not in metadata:
         return None
     return lambda names=None: _compared(tensors, metadata, names)
+
+
+def sums(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callable[[], dict[str, Sum]] | None:
+    """What gives the checksums in the record of a file's metadata; None where there is no record."""
+    if KEY not in metadata:
+        return None
+
+    def recorded() -> dict[str, Sum]:
+        record = _record(metadata[KEY]) or {"tensors": {}, "algorithm": ""}
+        algorithm, said = str(record["algorithm"]), record["tensors"]
+        if hasher(algorithm) is None:
+            return {}
+        return {n: Sum(partial(begun, algorithm, t), str(said[n])) for n, t in tensors.items() if n in said}
+
+    return recorded
 
 
 def _compared(

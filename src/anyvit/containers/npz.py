@@ -27,6 +27,8 @@ from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
 if TYPE_CHECKING:
     import numpy as np
 
+    from anyvit.witness import Witness
+
 HEADER_LIMIT = 10_000
 """Longest npy header in bytes, because a literal of any length is not safe to parse.
 
@@ -113,6 +115,7 @@ def read(path: str | Path) -> Checkpoint:
         extras=extras,
         notes=_folded(notes),
         verify=lambda names=None: _damaged(file, archive.values(), names),
+        sums=lambda: zips.sums(file, archive.values(), tensors),
     )
 
 
@@ -122,6 +125,7 @@ def write(
     *,
     durable: bool = False,
     seal: Seal | None = None,
+    witness: Witness | None = None,
 ) -> None:
     """Writes an npz archive that `numpy.load` opens, uncompressed, one tensor at a time, always the same bytes.
 
@@ -130,6 +134,7 @@ def write(
         path: the file, replaced only when all went well.
         durable: flush to the disk before the file takes its name.
         seal: called before the file takes its name; what it raises leaves the old file.
+        witness: is shown the bytes that are read (`integrity.Check.witness`).
 
     Raises:
         FileError: disk full, no permission, or a source that cannot be read.
@@ -140,7 +145,7 @@ def write(
         reserve(file, sum(len(heads[name]) + lazy.nbytes for name, lazy in tensors.items()))
         archive = zips.Writer(file)
         places = [archive.place(f"{n}.npy", lazy, before=heads[n], align=64) for n, lazy in tensors.items()]
-        put(file, places)
+        put(file, places, witness)
         archive.close()
         if seal:
             seal()

@@ -11,18 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from anyvit.containers.checksums import Hasher
 from anyvit.containers.files import write_at
 from anyvit.containers.stream import PANEL, STEP, Part, chunks, panels, room
 from anyvit.dtypes import np_dtype
 from anyvit.errors import FileError
-from anyvit.lazy import Lazy, read_pieces
+from anyvit.lazy import Hasher, Lazy, Piece, read_pieces
 from anyvit.side_by_side import mapped
 
 if TYPE_CHECKING:
-    from threading import Lock
-
     import numpy as np
+
+    from anyvit.witness import Witness
 
 LARGE = 32 << 20
 """Bytes of a tensor that is computed as a whole from which only one is in memory at a time."""
@@ -47,12 +46,13 @@ class Place:
     taker: Hasher | None = None
 
 
-def put(file: IO[bytes], places: Sequence[Place]) -> None:
+def put(file: IO[bytes], places: Sequence[Place], witness: Witness | None = None) -> None:
     """Writes every tensor to its place.
 
     Arguments:
         file: the target, open for writing.
         places: what goes where; begun in this order.
+        witness: is shown what is read.
 
     Raises:
         OSError: of the target.
@@ -61,31 +61,40 @@ def put(file: IO[bytes], places: Sequence[Place]) -> None:
     from threading import Lock
 
     desks: list[_Desk] = []
-    turn, one_large = Lock(), Lock()
-    large = _Desk(turn)
+    large, one_large = _Desk(witness), Lock()
 
-    def work(place: Place) -> None:
-        if place.lazy.pieces is None and place.lazy.nbytes >= LARGE:
-            with one_large:
-                large.put(file, place)
-            return
-        desk = desks.pop() if desks else _Desk(turn)
-        desk.put(file, place)
+    def work(unit: Sequence[int]) -> None:
+        desk = desks.pop() if desks else _Desk(witness)
+        for place in (places[number] for number in unit):
+            if place.lazy.pieces is None and place.lazy.nbytes >= LARGE:
+                with one_large:
+                    large.put(file, place)
+            else:
+                desk.put(file, place)
         desks.append(desk)
 
-    mapped(work, places, sum(place.lazy.nbytes for place in places))
+    each = [[number] for number in range(len(places))]
+    units = witness.units([_ranges(place.lazy) for place in places]) if witness else each
+    mapped(work, units, sum(place.lazy.nbytes for place in places))
+
+
+def _ranges(lazy: Lazy) -> Sequence[Piece]:
+    """The byte ranges that are read for a tensor, as far as a desk reads them itself."""
+    if lazy.pieces is not None:
+        return lazy.pieces
+    _, inputs = lazy.made or (None, ())
+    return inputs[0].pieces or () if len(inputs) == 1 else ()
 
 
 class _Desk:
     """The memory of one thread, shared by all tensors that it writes.
 
     Arguments:
-        turn: held while something is written: the system lets one thread at a time write to a file, and the others would
-            use up their processors in waiting.
+        witness: is shown what is read.
     """
 
-    def __init__(self, turn: Lock) -> None:
-        self.turn = turn
+    def __init__(self, witness: Witness | None) -> None:
+        self.witness = witness
         self.buffer = room()
         self.source = bytearray()
         self.panel: np.ndarray | None = None
@@ -96,8 +105,7 @@ class _Desk:
         for part in self.parts(place.lazy):
             if place.taker is not None:
                 place.taker.update(part)
-            with self.turn:
-                write_at(file, part, place.offset + done)
+            write_at(file, part, place.offset + done)
             done += len(part)
         if done != place.lazy.nbytes:
             raise FileError(
@@ -108,7 +116,7 @@ class _Desk:
     def parts(self, lazy: Lazy) -> Iterator[Part]:
         """The bytes of a tensor as `chunks` gives them."""
         if lazy.pieces is not None:
-            yield from chunks(lazy, buffer=self.buffer)
+            yield from chunks(lazy, STEP, self.buffer, self.witness)
             return
         if self.panel is None and lazy.nbytes > SMALL:
             import numpy as np
@@ -118,13 +126,15 @@ class _Desk:
 
     def values(self, lazy: Lazy) -> np.ndarray:
         """The values of a tensor that is computed, in any order; what it is made of is read into memory used again."""
-        function, inputs = lazy.made or (None, ())
-        if function is None or len(inputs) != 1 or (pieces := inputs[0].pieces) is None:
+        pieces = _ranges(lazy)
+        if not pieces or lazy.made is None:
             return lazy.load()
         import numpy as np
 
-        if len(self.source) < inputs[0].nbytes:
-            self.source = bytearray(inputs[0].nbytes)
-        size = read_pieces(pieces, memoryview(self.source))
-        whole = np.frombuffer(self.source, np.uint8, size).view(np_dtype(inputs[0].dtype))
-        return function(whole.reshape(inputs[0].shape))
+        function, (stored,) = lazy.made
+        if len(self.source) < stored.nbytes:
+            self.source = bytearray(stored.nbytes)
+        room = memoryview(self.source)
+        size = self.witness.read(pieces, room) if self.witness else read_pieces(pieces, room)
+        whole = np.frombuffer(self.source, np.uint8, size).view(np_dtype(stored.dtype))
+        return function(whole.reshape(stored.shape))

@@ -82,7 +82,10 @@ def read(path: str | Path) -> Checkpoint:
             yield replace(note, names=tuple(homes.get(note.names[0], note.names)))
 
     checked = any(member.crc for member in members.values())
-    return Checkpoint(tensors, "pt2", str(path), {}, aliases, tuple(notes), verify=verify if checked else None)
+    found = Checkpoint(tensors, "pt2", str(path), {}, aliases, tuple(notes))
+    if not checked:
+        return found
+    return replace(found, verify=verify, sums=lambda: zips.sums(file, members.values(), tensors))
 
 
 def _same(tensors: Mapping[str, Lazy], one: str, other: str) -> bool:

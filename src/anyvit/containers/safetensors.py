@@ -6,11 +6,11 @@ Source: https://github.com/huggingface/safetensors/blob/main/README.md#format
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from anyvit.containers import checksums
 from anyvit.containers.files import LocalFile, atomic, reserve, write_all, write_at
@@ -19,6 +19,9 @@ from anyvit.containers.stream import Seal
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import BadArgument, FileError, UnsafeError, Unsayable
 from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
+
+if TYPE_CHECKING:
+    from anyvit.witness import Witness
 
 HEADER_LIMIT = 100_000_000
 """Longest header in bytes. Source: MAX_HEADER_SIZE, huggingface/safetensors, safetensors/src/tensor.rs."""
@@ -91,6 +94,7 @@ def read(path: str | Path) -> Checkpoint:
         notes=tuple(_notes(packed)),
         metadata=metadata,
         verify=checksums.verifier(readable, metadata),
+        sums=checksums.sums(readable, metadata),
     )
 
 
@@ -102,6 +106,7 @@ def write(
     durable: bool = False,
     recorded: bool = False,
     seal: Seal | None = None,
+    witness: Witness | None = None,
 ) -> None:
     """Writes a safetensors file, one tensor at a time; the same tensors give the same bytes.
 
@@ -113,13 +118,15 @@ def write(
         recorded: put each tensor's checksum into the metadata.
         seal: called when all tensors are written, before the file takes its name; gives metadata that was not known
             before, each value as long as the one in `metadata` that it replaces. What it raises leaves the old file.
+        witness: is shown the bytes that are read (`integrity.Check.witness`).
 
     Raises:
         FileError: disk full, no permission, or a source that cannot be read.
         Unsayable: a tensor name or an element type that the format does not have.
     """
     with atomic(path, durable=durable) as file:
-        _fill(file, tensors, metadata, recorded, seal)
+        sealed = _fill(file, tensors, metadata, recorded, witness)
+        sealed(seal() if seal else {})
 
 
 def write_sharded(
@@ -131,6 +138,7 @@ def write_sharded(
     durable: bool = False,
     recorded: bool = False,
     seal: Seal | None = None,
+    witness: Witness | None = None,
     beside: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Writes `model-00001-of-0000n.safetensors` and `model.safetensors.index.json` as Hugging Face does.
@@ -143,7 +151,7 @@ def write_sharded(
         folder: an existing folder.
         shard_size: bytes of tensors in one shard at most; a larger tensor has a shard of its own.
         metadata: as for `write`, repeated in each shard.
-        durable, recorded, seal: as for `write`.
+        durable, recorded, seal, witness: as for `write`.
         beside: file name → content of further files (config.json), which take their names together with the weights.
 
     Returns:
@@ -168,9 +176,13 @@ def write_sharded(
             text = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": where}
             file = stack.enter_context(atomic(index, durable=durable))
             write_all(file, (json.dumps(text, indent=2, sort_keys=True) + "\n").encode())
+        filled = []
         for group, path in zip(reversed(groups), reversed(paths), strict=True):
             file = stack.enter_context(atomic(path, durable=durable))
-            _fill(file, {name: tensors[name] for name in group}, metadata, recorded, seal)
+            filled.append(_fill(file, {name: tensors[name] for name in group}, metadata, recorded, witness))
+        final = seal() if seal else {}
+        for sealed in filled:
+            sealed(final)
         for name, content in (beside or {}).items():
             write_all(stack.enter_context(atomic(folder / name, durable=durable)), content)
     paths += [index] if len(groups) > 1 else []
@@ -182,9 +194,10 @@ def _fill(
     file: IO[bytes],
     tensors: Mapping[str, Lazy],
     metadata: Mapping[str, str] | None,
-    recorded: bool = False,
-    seal: Seal | None = None,
-) -> None:
+    recorded: bool,
+    witness: Witness | None,
+) -> Callable[[Mapping[str, str]], None]:
+    """Writes the tensors; gives what writes the metadata that is known only then."""
     first = {"format": "pt", **(metadata or {})}
     recorder = checksums.Recorder(tensors, first)
     order, head = _packed_header(tensors, recorder.metadata() if recorded else first)
@@ -195,13 +208,16 @@ def _fill(
         taker = recorder.taker(name) if recorded else None
         places.append(Place(name, tensors[name], at, taker))
         at += tensors[name].nbytes
-    put(file, places)
-    final = seal() if seal else {}
-    if recorded or final:
-        recorder.seal(final)
-        _, sealed = _packed_header(tensors, recorder.metadata() if recorded else {**first, **final})
-        assert len(sealed) == len(head), (len(sealed), len(head))
-        write_at(file, sealed, 0)
+    put(file, places, witness)
+
+    def sealed(final: Mapping[str, str]) -> None:
+        if recorded or final:
+            recorder.seal(final)
+            _, text = _packed_header(tensors, recorder.metadata() if recorded else {**first, **final})
+            assert len(text) == len(head), (len(text), len(head))
+            write_at(file, text, 0)
+
+    return sealed
 
 
 def _header(file: LocalFile) -> tuple[dict[str, Any], int]:

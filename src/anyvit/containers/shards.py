@@ -172,6 +172,7 @@ def _checkpoint(folder: Path, parts: Sequence[Checkpoint], tensors: dict[str, La
     _check_one_save(folder, parts)
     extras = {key: value for part in reversed(parts) for key, value in part.extras.items()}
     checks = [part.verify for part in parts if part.verify is not None]
+    sums = [part.sums for part in parts if part.sums is not None]
     return Checkpoint(
         tensors,
         parts[0].container if parts else "safetensors",
@@ -181,6 +182,7 @@ def _checkpoint(folder: Path, parts: Sequence[Checkpoint], tensors: dict[str, La
         notes=(*notes, *(note for part in parts for note in part.notes)),
         metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
         verify=(lambda names=None: _chained(checks, names)) if checks else None,
+        sums=(lambda: {name: one for made in sums for name, one in made().items()}) if sums else None,
     )
 
 

@@ -12,10 +12,12 @@ from anyvit.lazy import Lazy, contiguous
 if TYPE_CHECKING:
     import numpy as np
 
+    from anyvit.witness import Witness
+
 Part = bytes | memoryview
 Seal = Callable[[], Mapping[str, str]]
 """What a writer calls when all tensors are written, before the file takes its name; gives metadata known only then."""
-STEP = 1 << 20
+STEP = 2 << 20
 """Bytes handed on at a time: few enough to stay in the processor's cache between reading and writing."""
 PANEL = 4 << 20
 """Bytes of a computed tensor that are put in order at a time; in smaller ones a transposed matrix moves slower."""
@@ -26,7 +28,9 @@ def room(size: int = STEP) -> memoryview:
     return memoryview(bytearray(size))
 
 
-def chunks(lazy: Lazy, step: int = STEP, buffer: memoryview | None = None) -> Iterator[Part]:
+def chunks(
+    lazy: Lazy, step: int = STEP, buffer: memoryview | None = None, witness: Witness | None = None
+) -> Iterator[Part]:
     """The tensor as little-endian bytes in C order, at most `step` bytes at a time.
 
     A tensor made of byte ranges is read range by range; only one whose values must be computed is held as a whole.
@@ -36,6 +40,7 @@ def chunks(lazy: Lazy, step: int = STEP, buffer: memoryview | None = None) -> It
         lazy: the tensor.
         step: most bytes of a part.
         buffer: `step` writable bytes or more to read into, used again and again; None makes some.
+        witness: is shown the byte ranges.
 
     Example:
         >>> import numpy as np
@@ -48,16 +53,18 @@ def chunks(lazy: Lazy, step: int = STEP, buffer: memoryview | None = None) -> It
         return
     if buffer is None:
         buffer = room(min(step, max((piece.size for piece in lazy.pieces), default=0)))
-    for piece in lazy.pieces:
+    for piece, take in witness.spans(lazy.pieces) if witness else ((piece, None) for piece in lazy.pieces):
         at, end = piece.offset, piece.offset + piece.size
         while at < end:
             size = min(step, end - at)
             if isinstance(piece.source, LocalFile):
                 part = buffer[:size]
                 piece.source.read_into(at, part)
-                yield part
             else:
-                yield piece.source.read(at, size)
+                part = piece.source.read(at, size)
+            if take:
+                take(part)
+            yield part
             at += size
 
 

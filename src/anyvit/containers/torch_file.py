@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,8 @@ def _zip(file: LocalFile) -> Checkpoint:
     parsed.frozen = flat.script and not flat.tensors and any(name.startswith(f"{root}constants/") for name in members)
     verify = _verifier(file, members, f"{root}data/", flat) if checked else None
     metadata = _metadata(file, members.get(root + METADATA))
-    return parsed.checkpoint(file, "torchscript" if flat.script else "torch", verify, metadata)
+    opened = parsed.checkpoint(file, "torchscript" if flat.script else "torch", verify, metadata)
+    return replace(opened, sums=lambda: zips.sums(file, members.values(), opened.tensors)) if checked else opened
 
 
 def _metadata(file: LocalFile, member: zips.Member | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyvit.containers import zips
 from anyvit.containers.files import atomic, reserve
@@ -17,6 +17,9 @@ from anyvit.containers.placing import put
 from anyvit.containers.stream import Seal
 from anyvit.errors import BadArgument
 from anyvit.lazy import Lazy
+
+if TYPE_CHECKING:
+    from anyvit.witness import Witness
 
 ALIGN = 64
 """Storages begin at multiples of that many bytes, as torch's do."""
@@ -40,6 +43,7 @@ def write(
     metadata: Mapping[str, str] | None = None,
     durable: bool = False,
     seal: Seal | None = None,
+    witness: Witness | None = None,
 ) -> None:
     """Writes a file that torch.load(path, weights_only=True) reads as a dict of tensors.
 
@@ -55,6 +59,7 @@ def write(
         durable: flush to the disk before the file takes its name.
         seal: called when all tensors are written, before the file takes its name; gives more metadata. What it raises
             leaves the old file.
+        witness: is shown the bytes that are read (`integrity.Check.witness`).
 
     Raises:
         BadArgument: an extra that is not plain data, or two things under one key.
@@ -79,7 +84,7 @@ def write(
         # No .format_version: with it torch computes the places of storages from its own writer's habits.
         archive.add(_ROOT + "byteorder", b"little")
         storages = enumerate(pickle.storages)
-        put(file, [archive.place(f"{_ROOT}data/{key}", lazy, align=ALIGN) for key, lazy in storages])
+        put(file, [archive.place(f"{_ROOT}data/{key}", lazy, align=ALIGN) for key, lazy in storages], witness)
         archive.add(_ROOT + "version", b"3\n")
         final = {**(metadata or {}), **(seal() if seal else {})}
         if final:

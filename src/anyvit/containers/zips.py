@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -20,7 +21,7 @@ from anyvit.containers.files import LocalFile, write_at
 from anyvit.containers.limits import check_total
 from anyvit.containers.placing import Place
 from anyvit.errors import FileError, UnsafeError
-from anyvit.lazy import Lazy, Note
+from anyvit.lazy import Lazy, Note, Sum
 
 STORED, DEFLATED = 0, 8
 STEP = 4 << 20
@@ -158,6 +159,31 @@ def damaged(file: LocalFile, archive: Iterable[Member]) -> Iterator[Note]:
         except FileError as error:
             found = f" ({error.found}; {error.expected} expected)" if error.found else ""
             yield Note("damaged", (member.name,), error.cause + found, error.remedy)
+
+
+def sums(file: LocalFile, archive: Iterable[Member], tensors: Mapping[str, Lazy]) -> dict[str, Sum]:
+    """The CRCs of members that hold the bytes of one tensor, as they are, maybe behind a short header."""
+    ends = {member.offset + member.size: member for member in archive if not member.compression}
+    found = {}
+    for name, lazy in tensors.items():
+        (piece,) = lazy.pieces if lazy.pieces is not None and len(lazy.pieces) == 1 else (None,)
+        member = ends.get(piece.offset + piece.size) if piece is not None and piece.source is file else None
+        if piece is None or member is None or not 0 <= piece.offset - member.offset <= HEAD:
+            continue
+        found[name] = Sum(partial(_behind, file, member.offset, piece.offset - member.offset), f"{member.crc:08x}")
+    return found
+
+
+HEAD = 1 << 12
+"""Bytes of a member that may stand before those of its tensor."""
+
+
+def _behind(file: LocalFile, offset: int, size: int) -> Crc32:
+    """A CRC that has taken in what stands before a tensor."""
+    made = Crc32()
+    if size:
+        made.update(file.read(offset, size))
+    return made
 
 
 @dataclass
