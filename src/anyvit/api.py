@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anyvit import containers
 from anyvit.dtypes import is_floating
 from anyvit.errors import BadArgument, NotAViT
+from anyvit.garbage import uncollected
 from anyvit.lazy import Checkpoint, Lazy, astype, precise
 from anyvit.reading import Ask, Reading, understand
 from anyvit.report import Report, Trail
@@ -124,6 +125,7 @@ def load(
     return _loaded(path, _ask(given), _wanted(given), device, dtype, check)
 
 
+@uncollected
 def _loaded(
     path: Source, ask: Ask, wanted: Wanted, device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None, check: str | None = None, strict: bool = True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from anyvit import dialects, expected, fit, integrity, mapped
+from anyvit import dialects, expected, fit, integrity, mapped, meta
 from anyvit.errors import Incomplete
 from anyvit.lazy import Checkpoint, Lazy, from_array
 from anyvit.report import Finding, Report, fold
@@ -57,7 +57,7 @@ def build_vit(
     given = {**_computed(wanted, spec), **given}
     _account(given, wanted)
     filled = _filled(given, device, dtype, own=report.container == "memory")
-    model.load_state_dict(filled, strict=True, assign=True)
+    meta.assign(model, filled)
     model.register_state_dict_pre_hook(owned)
     if spec.condition and not tensors["blocks.0.adaln.shift1.weight"].origin:
         report = report.adding([_measured(model)])

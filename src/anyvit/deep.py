@@ -145,7 +145,7 @@ def attentions(tensors: Mapping[str, Lazy], numbers: Sequence[int], spare: int =
         names = [f"blocks.{i}.attn.{part}.weight" for part in ("q", "k", "v", "out")]
         if not all(name in tensors and len(tensors[name].shape) == 2 for name in names):
             return None
-        buffer = room()
+        buffer = room(tensors[name] for name in names)
         q, k, v, out = (_norms(tensors[name], buffer) for name in names)
         if q is None or k is None or v is None or out is None:
             return None

@@ -247,7 +247,7 @@ def _looked(checkpoint: Checkpoint, names: Sequence[str], spare: int) -> dict[st
     rooms: list[memoryview] = []
 
     def looked(name: str) -> Seen:
-        buffer = rooms.pop() if rooms else room()
+        buffer = rooms.pop() if rooms else room(tensors[n] for n in names)
         seen = look(tensors[name], algorithm, summed.get(name), buffer)
         rooms.append(buffer)
         return seen
@@ -302,7 +302,7 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
     found = list(_proved(checkpoint))
     uses, algorithm = sources(checkpoint, understand(checkpoint).tensors), checksums.preferred()
     met: dict[str, Seen] = {}
-    buffer = room()
+    buffer = room(checkpoint.tensors.values())
     for name in uses or checkpoint.tensors:
         try:
             met[name] = look(checkpoint.tensors[name], algorithm, buffer=buffer)

@@ -130,20 +130,16 @@ def assign(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         module: the module.
         tensors: full name → tensor of the right shape and type.
     """
-    by_place = {id(_tensor(module, name)): tensor for name, tensor in tensors.items()}
+    parts = list(module.named_modules(remove_duplicate=False))
+    held = [(part, path, places) for path, part in parts for places in (part._parameters, part._buffers)]
+    found = {f"{path}.{name}" if path else name: id(old) for _, path, places in held for name, old in places.items()}
+    by_place = {found[name]: tensor for name, tensor in tensors.items()}
     made: dict[int, Any] = {}
-    for part in module.modules():
-        for places in (part._parameters, part._buffers):
-            for name, old in list(places.items()):
-                if old is None or id(old) not in by_place:
-                    continue
-                if id(old) not in made:
-                    replace_tensor(part, name, by_place[id(old)])
-                    made[id(old)] = places[name]
-                places[name] = made[id(old)]
-
-
-def _tensor(module: nn.Module, name: str) -> torch.Tensor | None:
-    path, _, last = name.rpartition(".")
-    part = module.get_submodule(path)
-    return part._parameters.get(last) if last in part._parameters else part._buffers.get(last)
+    for part, _, places in held:
+        for name, old in list(places.items()):
+            if old is None or id(old) not in by_place:
+                continue
+            if id(old) not in made:
+                replace_tensor(part, name, by_place[id(old)])
+                made[id(old)] = places[name]
+            places[name] = made[id(old)]

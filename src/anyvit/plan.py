@@ -10,6 +10,7 @@ from typing import Any
 from anyvit import adapt, canon, fit, rewrite, rules
 from anyvit.adapt import Adapted, Wanted
 from anyvit.errors import Incomplete, Unsayable
+from anyvit.garbage import uncollected
 from anyvit.lazy import Lazy
 from anyvit.module import real_names, submodule
 from anyvit.reading import Reading
@@ -41,6 +42,7 @@ class Plan:
     spec: Spec = field(default_factory=Spec)
 
 
+@uncollected
 def planned(source: Reading, target: Target, wanted: Wanted) -> Plan:
     """All values that a module gets, each tensor of it accounted for; changes nothing.
 

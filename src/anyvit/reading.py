@@ -28,6 +28,7 @@ from anyvit import (
 from anyvit.clues import Clues
 from anyvit.dialects import lineages
 from anyvit.errors import BadArgument
+from anyvit.garbage import uncollected
 from anyvit.infer import infer
 from anyvit.lazy import Checkpoint, Lazy
 from anyvit.recognise import Match, blocks, fit, matches, unwrapped
@@ -143,6 +144,7 @@ def coverage(filled: Mapping[str, Lazy], wanted: Mapping[str, Lazy]) -> dict[str
     return counts
 
 
+@uncollected
 def understand(checkpoint: Checkpoint, ask: Ask = Ask()) -> Reading:
     """Recognise a checkpoint, translate it to canonical names and infer its architecture; reads no values.
 

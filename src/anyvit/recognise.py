@@ -220,9 +220,10 @@ def matches(tensors: Mapping[str, Lazy], dialects: Sequence[Dialect]) -> list[Ma
             by_prefix.setdefault(prefix, []).append(match)
     best = []
     for found in by_prefix.values():
-        found.sort(key=rank)
+        ranks = {m.dialect.name: rank(m) for m in found}
+        found.sort(key=lambda m: ranks[m.dialect.name])
         whole = fit(tensors, found[0].dialect, found[0].prefix)
-        rivals = tuple(m for m in found[1:] if rank(m) == rank(found[0]))
+        rivals = tuple(m for m in found[1:] if ranks[m.dialect.name] == ranks[found[0].dialect.name])
         best.append(replace(whole, rivals=rivals, near=tuple(found[len(rivals) + 1 :])))
     return sorted(best, key=lambda m: -m.score)
 

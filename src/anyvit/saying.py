@@ -9,6 +9,7 @@ from typing import Any
 from anyvit import configs, dialects, expected, fit, rewrite
 from anyvit.adapt import Adapted
 from anyvit.errors import BadArgument, Unsayable
+from anyvit.garbage import uncollected
 from anyvit.lazy import Checkpoint, Lazy
 from anyvit.reading import Ask, understand
 from anyvit.report import Finding, fold
@@ -35,6 +36,7 @@ class Said:
     findings: tuple[Finding, ...] = ()
 
 
+@uncollected
 def say(state: Adapted, to: str | Dialect, chunks: int | None = None, *, folder: bool = True) -> Said:
     """The tensors in a dialect, or in the variant of it that has words for them; reads small tensors only.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from anyvit.errors import Ambiguous, AnyvitError, BadArgument, NotAViT
+from anyvit.garbage import uncollected
 from anyvit.lazy import Lazy
 from anyvit.module import checkpoint_of, facts_of, real_names, submodule
 from anyvit.reading import Ask, Reading, understand
@@ -53,6 +54,7 @@ class Target:
         return {name: self.reading.checkpoint.tensors[real] for name, real in self.real.items()}
 
 
+@uncollected
 def recognise_module(module: nn.Module, dialect: str | Dialect | None = None) -> Target:
     """A module read as if it were a file: its dialect, prefix, canonical names and architecture.
 

@@ -191,7 +191,7 @@ def _compared(
     if record["metadata"] != _of_metadata(metadata, algorithm):
         yield Note("damaged", ("__metadata__",), "the metadata is another than was written", REMEDY)
     said: Mapping[str, object] = record["tensors"]
-    buffer = stream.room()
+    buffer = stream.room(tensors.values())
     unknown = [name for name in tensors if name not in said and (names is None or name in names)]
     if unknown:
         yield Note("unchecked", tuple(unknown), "the file's record of checksums does not name them")

@@ -7,7 +7,7 @@ nothing is handed from thread to thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -60,11 +60,12 @@ def put(file: IO[bytes], places: Sequence[Place], witness: Witness | None = None
     """
     from threading import Lock
 
+    tensors = [place.lazy for place in places]
     desks: list[_Desk] = []
-    large, one_large = _Desk(witness), Lock()
+    large, one_large = _Desk((), witness), Lock()
 
     def work(unit: Sequence[int]) -> None:
-        desk = desks.pop() if desks else _Desk(witness)
+        desk = desks.pop() if desks else _Desk(tensors, witness)
         for place in (places[number] for number in unit):
             if place.lazy.pieces is None and place.lazy.nbytes >= LARGE:
                 with one_large:
@@ -74,8 +75,8 @@ def put(file: IO[bytes], places: Sequence[Place], witness: Witness | None = None
         desks.append(desk)
 
     each = [[number] for number in range(len(places))]
-    units = witness.units([_ranges(place.lazy) for place in places]) if witness else each
-    mapped(work, units, sum(place.lazy.nbytes for place in places))
+    units = witness.units([_ranges(lazy) for lazy in tensors]) if witness else each
+    mapped(work, units, sum(lazy.nbytes for lazy in tensors))
 
 
 def _ranges(lazy: Lazy) -> Sequence[Piece]:
@@ -90,12 +91,13 @@ class _Desk:
     """The memory of one thread, shared by all tensors that it writes.
 
     Arguments:
+        tensors: those that may be written.
         witness: is shown what is read.
     """
 
-    def __init__(self, witness: Witness | None) -> None:
+    def __init__(self, tensors: Iterable[Lazy], witness: Witness | None) -> None:
         self.witness = witness
-        self.buffer = room()
+        self.buffer = room(tensors)
         self.source = bytearray()
         self.panel: np.ndarray | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from anyvit.containers.files import LocalFile
@@ -23,9 +23,9 @@ PANEL = 4 << 20
 """Bytes of a computed tensor that are put in order at a time; in smaller ones a transposed matrix moves slower."""
 
 
-def room(size: int = STEP) -> memoryview:
-    """A buffer that every tensor of a pass shares: new memory costs as much as what is read into it."""
-    return memoryview(bytearray(size))
+def room(tensors: Iterable[Lazy], step: int = STEP) -> memoryview:
+    """A buffer that all tensors of a pass share: new memory costs as much as what is read into it."""
+    return memoryview(bytearray(min(step, max((lazy.nbytes for lazy in tensors if lazy.pieces), default=0))))
 
 
 def chunks(
@@ -52,7 +52,7 @@ def chunks(
         yield from panels(lazy.load(), lazy, step=step)
         return
     if buffer is None:
-        buffer = room(min(step, max((piece.size for piece in lazy.pieces), default=0)))
+        buffer = room([lazy], step)
     for piece, take in witness.spans(lazy.pieces) if witness else ((piece, None) for piece in lazy.pieces):
         at, end = piece.offset, piece.offset + piece.size
         while at < end:
