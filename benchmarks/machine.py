@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +24,32 @@ def describe() -> dict[str, object]:
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "load": load(),
     }
+
+
+@contextmanager
+def full_cache(folder: Path) -> Iterator[None]:
+    """Gives nearly all free memory to the page cache, as on a machine that has run for a while.
+
+    A virtual machine may give free memory back to its host, and getting it again takes several times as long as writing
+    into it does, in some minutes and not in others. So what is written goes into memory that was set free just before.
+    """
+    known = Path("/proc/meminfo")
+    sizes = dict(line.split(":") for line in known.read_text().splitlines()) if known.exists() else {}
+    size = int(sizes.get("MemAvailable", "0 kB").split()[0]) * 1024 - SPARE
+    holes = folder / "holes"
+    try:
+        if size > 0:
+            with holes.open("wb+") as file:
+                file.truncate(size)
+                while file.read(1 << 20):
+                    pass
+        yield
+    finally:
+        holes.unlink(missing_ok=True)
+
+
+SPARE = 3 << 30
+"""Bytes of memory that are left to what is measured."""
 
 
 def load() -> float:

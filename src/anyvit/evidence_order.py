@@ -299,6 +299,8 @@ def glance(blocks: Sequence[Attention], qk_norm: bool = False) -> bool:
         blocks: attentions as named by the file.
         qk_norm: whether queries and keys are normed, so that their norms owe each other nothing.
     """
+    import numpy as np
+
     if _swapped(blocks)[0]:
         return True
     best, plain = 0.0, True
@@ -307,20 +309,24 @@ def glance(blocks: Sequence[Attention], qk_norm: bool = False) -> bool:
         if named is None:
             continue
         rows, outs = named
-        upright = arrange(rows, *PLAIN)
-        table = {n: [_rise(part, out) for part in upright] for n, out in outs.items()}
-        own, rivals = table[""][2], [*table[""][:2], *(table.get("out", ()))]
-        pair = math.inf if qk_norm else _rise(upright[0], upright[1])
+        upright, those = arrange(rows, *PLAIN), np.stack([outs[""], *(outs[n] for n in outs if n)])
+        nats = _rises(upright, those)
+        own, rivals = nats[2, 0], [*nats[:2, 0], *nats[:, 1:].flat]
+        pair = math.inf if qk_norm else _rises(upright[:1], upright[1:2])[0, 0]
         if own - max(rivals) >= GLANCE and pair >= GLANCE:
             best = math.inf
             continue
         plain = False
         other = [("h d 3", 0), *(("h 3 d", size) for size in sizes_of(len(rows) // 3, None)[1:])]
-        arranged = [upright, *(arrange(rows, *way) for way in other)]
-        best += max(_rise(part, out) for parts in arranged for part in parts for out in outs.values())
+        best += float(_rises(np.concatenate([upright, *(arrange(rows, *way) for way in other)]), those).max())
     return not plain and best >= MARGIN
 
 
-def _rise(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    return together(a, b)
+def _rises(parts: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`together` of each of (k, n) vectors and each of (m, n), whatever their means: (k, m)."""
+    import numpy as np
+
+    a, b = parts - parts.mean(1, keepdims=True), others - others.mean(1, keepdims=True)
+    both = np.sqrt(np.outer(np.square(a).sum(1), np.square(b).sum(1)))
+    r = np.divide(a @ b.T, both, out=np.zeros_like(both), where=both > 0).clip(0, 0.9999)
+    return -parts.shape[1] / 2 * np.log1p(-r * r)
