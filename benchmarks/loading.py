@@ -26,10 +26,12 @@ OURS = (
 import sys
 start = _t()
 import torch
+import anyvit
+anyvit.load
 import anyvit.adapt, anyvit.api, anyvit.assemble, anyvit.containers.folder, anyvit.containers.safetensors
 import anyvit.containers.torch_file, anyvit.deep, anyvit.model
 imported = _t()
-model = anyvit.api.load(sys.argv[1], **json.loads(sys.argv[2]))
+model = anyvit.load(sys.argv[1], **json.loads(sys.argv[2]))
 """
     + END
 )
@@ -106,10 +108,12 @@ INTO = (
     PEERS
     + """
 import timm, torch
-import anyvit.api, anyvit.into
+import anyvit
+anyvit.load_into
+import anyvit.into
 model = timm.create_model(sys.argv[2], num_classes=0).eval()
 start = _t()
-anyvit.api.load_into(model, sys.argv[1], **json.loads(sys.argv[3]))
+anyvit.load_into(model, sys.argv[1], **json.loads(sys.argv[3]))
 print(json.dumps({"job": _t() - start}))
 """
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -40,3 +42,18 @@ def test_a_file_is_understood_without_it(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(reading, "matches", lambda *given: states.append(gc.isenabled()) or real(*given))
     assert anyvit.inspect(toy(0)).ok
     assert states and not any(states) and gc.isenabled()
+
+
+def test_parts_are_imported_without_it() -> None:
+    script = (
+        "import gc, sys, anyvit\n"
+        "class Seen:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        print(name, gc.isenabled())\n"
+        "sys.meta_path.insert(0, Seen())\n"
+        "anyvit.load\n"
+        "print('end', gc.isenabled())\n"
+    )
+    words = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    states = dict(zip(words[::2], words[1::2], strict=True))
+    assert states["anyvit.reading"] == "False" and states["end"] == "True"

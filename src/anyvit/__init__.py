@@ -70,10 +70,12 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    from anyvit.garbage import uncollected
+
     if name == "dialects":
-        return import_module("anyvit.dialects")
+        return uncollected(import_module)("anyvit.dialects")
     if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
+        return getattr(uncollected(import_module)(_WHERE[name]), name)
     raise AttributeError(f"module 'anyvit' has no attribute {name!r}")
 
 

@@ -241,18 +241,31 @@ def _sums(checkpoint: Checkpoint) -> Mapping[str, Sum]:
     return checkpoint.sums() if checkpoint.sums is not None else {}
 
 
-def _looked(checkpoint: Checkpoint, names: Sequence[str], spare: int) -> dict[str, Seen]:
-    """What is met in tensors, each read once, for its values, its digest and the checksum that the file says."""
+def _looked(
+    checkpoint: Checkpoint, names: Sequence[str], spare: int, wrong: dict[str, AnyvitError] | None = None
+) -> dict[str, Seen]:
+    """What is met in tensors, each read once, for its values, its digest and the checksum that the file says.
+
+    Arguments:
+        wrong: takes the errors of tensors that cannot be read, which are left out then; None raises the first.
+    """
     tensors, algorithm, summed = checkpoint.tensors, checksums.preferred(), _sums(checkpoint)
     rooms: list[memoryview] = []
 
-    def looked(name: str) -> Seen:
+    def looked(name: str) -> Seen | None:
         buffer = rooms.pop() if rooms else room(tensors[n] for n in names)
-        seen = look(tensors[name], algorithm, summed.get(name), buffer)
-        rooms.append(buffer)
-        return seen
+        try:
+            return look(tensors[name], algorithm, summed.get(name), buffer)
+        except AnyvitError as error:
+            if wrong is None:
+                raise
+            wrong[name] = error
+            return None
+        finally:
+            rooms.append(buffer)
 
-    return dict(zip(names, mapped(looked, names, sum(tensors[n].nbytes for n in names), spare), strict=True))
+    found = mapped(looked, names, sum(tensors[n].nbytes for n in names), spare)
+    return {name: seen for name, seen in zip(names, found, strict=True) if seen is not None}
 
 
 def _compare(checkpoint: Checkpoint, names: Iterable[str]) -> list[Finding]:
@@ -299,27 +312,24 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
     from anyvit.reading import understand
 
     checkpoint = containers.open_checkpoint(path)
-    found = list(_proved(checkpoint))
-    uses, algorithm = sources(checkpoint, understand(checkpoint).tensors), checksums.preferred()
-    met: dict[str, Seen] = {}
-    buffer = room(checkpoint.tensors.values())
-    for name in uses or checkpoint.tensors:
-        try:
-            met[name] = look(checkpoint.tensors[name], algorithm, buffer=buffer)
-        except AnyvitError as error:
-            found.append(Finding("damaged", (name,), error.cause, error.remedy, fatal=True))
+    uses = sources(checkpoint, understand(checkpoint).tensors)
+    wrong: dict[str, AnyvitError] = {}
+    met = _looked(checkpoint, list(uses or checkpoint.tensors), 0, wrong)
+    found = list(_proved(checkpoint, [n for n in checkpoint.tensors if n not in met or not met[n].proven]))
+    found += [Finding("damaged", (name,), error.cause, error.remedy, fatal=True) for name, error in wrong.items()]
     found += (*told(checkpoint.tensors, met, uses), *unlike(checkpoint.tensors, met, uses, checkpoint.aliases))
     if source is not None:
         found.append(_traced(checkpoint, source))
     return list(dict.fromkeys(found))
 
 
-def _proved(checkpoint: Checkpoint) -> Iterator[Finding]:
+def _proved(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[Finding]:
+    """What the checksums of a file say; of the tensors but these it is known that they agree."""
     if checkpoint.verify is None:
         cause = f"this {checkpoint.container} file holds no checksums, so its bytes can be compared with nothing"
         yield Finding("unchecked", (), cause, "files that anyvit.convert writes hold them")
         return
-    notes = list(checkpoint.verify())
+    notes = list(checkpoint.verify(frozenset(names)))
     for note in notes:
         yield Finding(note.kind, fold(note.names), note.cause, note.remedy, fatal=note.kind == "damaged")
     if not notes:
