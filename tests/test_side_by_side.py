@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack
 
 import pytest
 
@@ -47,25 +46,3 @@ def test_what_fails_is_raised_and_the_rest_is_left() -> None:
         mapped(fails, range(1000), 8 * EACH)
     assert len(begun) < 100
     assert not any(thread.name == "anyvit-side" for thread in threading.enumerate())
-
-
-def test_work_beside_keeps_its_processor_as_long_as_it_lasts() -> None:
-    begun, here, done = [], threading.current_thread(), threading.Event()
-
-    def work(n: int) -> None:
-        begun.append((n, threading.current_thread() is here))
-        if n < 3:
-            time.sleep(0.02)
-        elif not done.is_set():
-            done.set()
-            others.close()
-        else:
-            time.sleep(0.005)
-
-    others = ExitStack()
-    for _ in range(3):
-        others.enter_context(side_by_side.beside())
-    with others:
-        mapped(work, range(40), 8 * EACH)
-    assert all(own for _, own in begun[:4]) and not all(own for _, own in begun)
-    assert not side_by_side._beside

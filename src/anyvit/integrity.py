@@ -18,7 +18,7 @@ from anyvit.lazy import Checkpoint, Lazy, Note, Sum
 from anyvit.provenance import Use, source_digest, sources
 from anyvit.report import Finding, fold
 from anyvit.scan import Seen
-from anyvit.side_by_side import beside, mapped
+from anyvit.side_by_side import mapped
 from anyvit.witness import Witness, look
 
 if TYPE_CHECKING:
@@ -146,12 +146,8 @@ class Check:
         """Runs in a thread that the end of the process does not wait for."""
         from threading import Thread
 
-        self._thread = Thread(target=self._beside, name="anyvit-check", daemon=True)
+        self._thread = Thread(target=self.run, args=(1,), name="anyvit-check", daemon=True)
         self._thread.start()
-
-    def _beside(self) -> None:
-        with beside():
-            self.run(spare=1)
 
     def wait(self) -> None:
         """Waits for the verdict of a check that was started; one that was shown the tensors looks at what it was not shown.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 One = TypeVar("One")
@@ -15,25 +13,9 @@ MOST = 4
 """Threads at most: memory is busy before more of them have something to do."""
 EACH = 16 << 20
 """Bytes that are worth a thread."""
-PAUSE = 2e-3
-"""Seconds after which a thread looks again whether a processor is free."""
 
 
-@contextmanager
-def beside() -> Iterator[None]:
-    """Marks what this thread does as work that runs beside that of the caller: `mapped` leaves it a processor."""
-    _beside.append(None)
-    try:
-        yield
-    finally:
-        _beside.pop()
-
-
-_beside: list[None] = []
-"""One entry for each thread that works beside; a list, for taking and putting are one step each."""
-
-
-def mapped(function: Callable[[One], Made], items: Iterable[One], size: int, spare: int | None = None) -> list[Made]:
+def mapped(function: Callable[[One], Made], items: Iterable[One], size: int, spare: int = 0) -> list[Made]:
     """The function of each item, in their order.
 
     The threads never delay the end of the process; those of `concurrent.futures` would.
@@ -42,7 +24,7 @@ def mapped(function: Callable[[One], Made], items: Iterable[One], size: int, spa
         function: safe to be called by several threads at once.
         items: what to call it with, in the order in which they are begun.
         size: bytes that will be read in all; few are not worth a thread.
-        spare: processors that are left to others; None for as many as work `beside`, as long as they do.
+        spare: processors that are left to others.
 
     Raises:
         What the function raised first; what was not begun by then never is.
@@ -52,18 +34,15 @@ def mapped(function: Callable[[One], Made], items: Iterable[One], size: int, spa
         [1, 2, 3]
     """
     items = list(items)
-    count = min(MOST, processors() - (spare or 0), len(items), size // EACH)
+    count = min(MOST, processors() - spare, len(items), size // EACH)
     if count < 2:
         return [function(item) for item in items]
     from threading import Thread
 
     todo, made, failed = deque(enumerate(items)), dict[int, Made](), list[BaseException]()
 
-    def work(rank: int) -> None:
+    def work() -> None:
         while todo and not failed:
-            if rank and spare is None and rank >= processors() - len(_beside):
-                time.sleep(PAUSE)
-                continue
             try:
                 at, item = todo.popleft()
             except IndexError:  # another thread took the last one
@@ -73,10 +52,10 @@ def mapped(function: Callable[[One], Made], items: Iterable[One], size: int, spa
             except BaseException as error:
                 failed.append(error)
 
-    others = [Thread(target=work, args=(n,), name="anyvit-side", daemon=True) for n in range(1, count)]
+    others = [Thread(target=work, name="anyvit-side", daemon=True) for _ in range(1, count)]
     for thread in others:
         thread.start()
-    work(0)
+    work()
     while any(thread.is_alive() for thread in others):  # nobody may go on, whatever interrupts the waiting
         try:
             for thread in others:
