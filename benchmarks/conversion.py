@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.files import make
@@ -64,11 +65,11 @@ print(json.dumps({"job": _t() - start}))
 
 def measure(folder: Path, count: int) -> list[Row]:
     """ViT-L: byte ranges alone, and transposes; ViT-g; the plan of a 7B model in shards."""
-    with full_cache(folder):
-        return _measured(folder, count)
+    with full_cache(folder) as fill:
+        return _measured(folder, count, fill)
 
 
-def _measured(folder: Path, count: int) -> list[Row]:
+def _measured(folder: Path, count: int, fill: Callable[[], None]) -> list[Row]:
     jobs = [
         ("convert ViT-L/14 timm → hf-dinov2", "l14.safetensors", "out.safetensors", "hf-dinov2", True),
         ("convert ViT-L/14 timm .pth → hf-dinov2", "l14.pth", "out.safetensors", "hf-dinov2", False),
@@ -90,10 +91,10 @@ def _measured(folder: Path, count: int) -> list[Row]:
         _remove(result)
         # A process that only copies has no job apart from itself.
         out += rows(job, found, "shutil.copyfile")
-    return [*out, *_large(folder, count)]
+    return [*out, *_large(folder, count, fill)]
 
 
-def _large(folder: Path, count: int) -> list[Row]:
+def _large(folder: Path, count: int, fill: Callable[[], None]) -> list[Row]:
     """Files that the disk has a part in; of the 7B model there are holes alone, and two shards are written."""
     source, result = make(folder, "g14-full.safetensors"), folder / "out.safetensors"
     ways = {
@@ -102,7 +103,12 @@ def _large(folder: Path, count: int) -> list[Row]:
         "anyvit.convert, check off": python(CONVERT, source, result, "hf-dinov2", '{"check": "off"}'),
     }
     few = min(count, 3)
-    found = rounds(ways, few, lambda: _remove(result))
+
+    def before() -> None:
+        _remove(result)
+        fill()
+
+    found = rounds(ways, few, before)
     found = rows("convert ViT-g/14 (4.5 GB) timm → hf-dinov2", found, "shutil.copyfile")
     _remove(result)
     source.unlink()

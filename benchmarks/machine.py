@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -27,23 +27,30 @@ def describe() -> dict[str, object]:
 
 
 @contextmanager
-def full_cache(folder: Path) -> Iterator[None]:
+def full_cache(folder: Path) -> Iterator[Callable[[], None]]:
     """Gives nearly all free memory to the page cache, as on a machine that has run for a while.
 
     A virtual machine may give free memory back to its host, and getting it again takes several times as long as writing
     into it does, in some minutes and not in others. So what is written goes into memory that was set free just before.
+
+    Yields:
+        What does it again, after much was set free.
     """
     known = Path("/proc/meminfo")
     sizes = dict(line.split(":") for line in known.read_text().splitlines()) if known.exists() else {}
     size = int(sizes.get("MemAvailable", "0 kB").split()[0]) * 1024 - SPARE
     holes = folder / "holes"
+
+    def fill() -> None:
+        with holes.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+
     try:
-        if size > 0:
-            with holes.open("wb+") as file:
-                file.truncate(size)
-                while file.read(1 << 20):
-                    pass
-        yield
+        with holes.open("wb") as file:
+            file.truncate(max(size, 0))
+        fill()
+        yield fill
     finally:
         holes.unlink(missing_ok=True)
 

@@ -7,13 +7,13 @@ import pytest
 
 from anyvit.lazy import TILE, computed, contiguous, from_array
 
-SHAPES = [(TILE[0] + 3, TILE[1] * 5 + 1), (7, 600, 9), (1024, 3, 4, 4), (70, 70), (2, 3), (0, 5), (5,), ()]
+SHAPES = [(2 * TILE + 3, TILE + 1), (7, 600, 9), (1024, 3, 4, 4), (70, 70), (2, 3), (0, 5), (5,), ()]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
 def test_any_order_of_axes_becomes_dense(shape: tuple[int, ...], dtype: str) -> None:
-    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+    array = (np.arange(np.prod(shape, dtype=int)) % 2000).reshape(shape).astype(dtype)  # all float16 holds
     for turn in range(len(shape) or 1):
         order = np.roll(np.arange(len(shape)), turn)
         for view in (array.transpose(order), array.transpose(order)[::-1] if shape else array):

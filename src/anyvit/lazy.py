@@ -206,14 +206,20 @@ def precise(dtype: str) -> str:
     return dtype if dtype in ("float32", "float64") else "float32"
 
 
-TILE = (512, 8)
-"""Rows and columns of a transposed matrix that are moved together; measured, 4 to 7 times as fast as numpy's own copy."""
+TILE = 256
+"""Rows and columns of a transposed matrix that are moved together."""
+APART = 64
+"""Bytes between the rows of such a tile in memory: where rows lie a power of two apart, as those of weights do, a
+processor's cache can hold only a few of them. Measured, 3 to 5 times as fast as numpy's own copy."""
+FEW = 1 << 12
+"""Elements up to which numpy's own copy is as good."""
 
 
 def contiguous(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """The array in C order; where its last axis is not its dense one, moved tile by tile.
 
-    numpy copies a transposed matrix row by row, and meets another page of memory at every element.
+    numpy copies a transposed matrix row by row, and meets another page of memory at every element. Tiles are large, for
+    numpy lets go of the interpreter at each, and threads that move little at a time wait for one another.
 
     Arguments:
         array: the array.
@@ -227,18 +233,22 @@ def contiguous(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     import numpy as np
 
     dense = min(range(array.ndim), key=lambda axis: (array.strides[axis], axis), default=0)
-    if array.ndim < 2 or dense == array.ndim - 1 or array.size < prod(TILE):
+    if array.ndim < 2 or dense == array.ndim - 1 or array.size < FEW:
         if out is None:
             return np.ascontiguousarray(array) if array.ndim else array
         out[...] = array
         return out
     out = np.empty(array.shape, array.dtype) if out is None else out
-    source, target = np.moveaxis(array, dense, -2), np.moveaxis(out, dense, -2)
+    source, target = np.moveaxis(array, dense, -1), np.moveaxis(out, dense, -1)
+    tile = np.empty((TILE, TILE + APART // array.itemsize), array.dtype)
     for place in np.ndindex(source.shape[:-2]):
-        whole, moved = source[place], target[place]
-        for i in range(0, whole.shape[0], TILE[0]):
-            for j in range(0, whole.shape[1], TILE[1]):
-                moved[i : i + TILE[0], j : j + TILE[1]] = whole[i : i + TILE[0], j : j + TILE[1]]
+        whole, moved = source[place], target[place]  # (rows, columns): dense in the second axis, and in the first
+        for i in range(0, whole.shape[0], TILE):
+            for j in range(0, whole.shape[1], TILE):
+                part = whole[i : i + TILE, j : j + TILE]
+                apart = tile[: part.shape[0], : part.shape[1]]
+                apart[...] = part
+                moved[i : i + TILE, j : j + TILE] = apart
     return out
 
 
