@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="modules need torch")
@@ -16,7 +17,8 @@ from support import peers as tiny  # noqa: E402
 import anyvit  # noqa: E402
 from anyvit import containers, into  # noqa: E402
 from anyvit.api import load, load_into  # noqa: E402
-from anyvit.errors import BadArgument, Incomplete, NotAViT, Unsayable  # noqa: E402
+from anyvit.containers.files import LocalFile  # noqa: E402
+from anyvit.errors import BadArgument, FileError, Incomplete, NotAViT, Unsayable  # noqa: E402
 from anyvit.lazy import from_array  # noqa: E402
 from anyvit.spec import Spec  # noqa: E402
 from anyvit.target import differences  # noqa: E402
@@ -229,6 +231,54 @@ def test_large_files_are_read_straight_into_the_module(
     load_into(straight, path, heads=2)
     assert all(torch.equal(t, straight.state_dict()[n]) for n, t in plain.state_dict().items())
     assert bool(read) == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("check", ["beside", "off"])
+def test_a_large_file_that_breaks_off(suffix: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file has checksums, they are taken before anything is changed; else the error says what is left."""
+    path, module = tmp_path / f"a.{suffix}", dino()
+    containers.save({n: from_array(t.numpy(), n) for n, t in tiny.state().items()}, path)
+    before = {n: t.clone() for n, t in module.state_dict().items()}
+    monkeypatch.setattr(into, "WHOLE", 0)
+    monkeypatch.setattr("anyvit.deep.settle", lambda found, **_: found)
+    read, count = LocalFile.read_into, 0
+
+    def broken(file: LocalFile, offset: int, room: memoryview) -> None:
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise FileError("the disk is gone")
+        read(file, offset, room)
+
+    monkeypatch.setattr(LocalFile, "read_into", broken)
+    with pytest.raises(FileError, match="the disk is gone") as caught:
+        load_into(module, path, heads=2, check=check)
+    changed = any(not torch.equal(t, before[n]) for n, t in module.state_dict().items())
+    assert changed == (suffix == "safetensors" or check == "off")
+    assert ("filled in part" in str(caught.value)) == changed
+
+
+def test_large_files_are_looked_at_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {n: t.numpy().copy() for n, t in tiny.state().items()}
+    state["blocks.0.mlp.fc1.weight"][3, 2] = np.nan
+    containers.save({n: from_array(t, n) for n, t in state.items()}, tmp_path / "a.safetensors")
+    monkeypatch.setattr(into, "WHOLE", 0)
+    size, read, count = (tmp_path / "a.safetensors").stat().st_size, LocalFile.read_into, 0
+
+    def counted(file: LocalFile, offset: int, room: memoryview) -> None:
+        nonlocal count
+        count += len(room)
+        read(file, offset, room)
+
+    monkeypatch.setattr(LocalFile, "read_into", counted)
+    monkeypatch.setattr("anyvit.deep.settle", lambda found, **_: found)
+    monkeypatch.setattr("anyvit.deep.odd_blocks", lambda *_: ())
+    report = load_into(dino(), tmp_path / "a.safetensors", heads=2, check="beside")
+    assert [f.cause for f in report.of("nan")] == [
+        f"NaN or infinite values: blocks.0.mlp.fc1.weight[3, 2] = nan (1 of {state['blocks.0.mlp.fc1.weight'].size} values)"
+    ]
+    assert 0.9 * size < count < 1.2 * size
 
 
 def test_a_module_on_meta_is_filled() -> None:

@@ -194,6 +194,8 @@ def load_into(
         The account of every tensor of the file and of the module.
 
     Raises:
+        FileError: the file cannot be read, or a checksum is wrong. Where a file of more than 256 MB breaks off while it is
+            read, the module is filled in part, and the message says so.
         BadArgument: `module` is no module.
         NotAViT: the module's names, or the file's, fit no known layout.
         Incomplete: a backbone tensor of the module would stay unfilled; nothing is changed then.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from anyvit import evidence_depth, evidence_initial, evidence_patch
@@ -76,6 +75,8 @@ class Survey:
         if vector is not None:
             self.streams.setdefault(int(number), {})[part] = vector
         if values.ndim == 2 and self.traces[name].constant is None:
+            from hashlib import blake2b
+
             self.hashes.setdefault(int(number), {})[part] = blake2b(values.tobytes(), digest_size=16).digest()
 
 

@@ -223,9 +223,7 @@ def reserve(file: IO[bytes], size: int) -> None:
 
 def beside(path: Path) -> Path:
     """A name in the same folder that nobody else has, known before anything is made under it."""
-    import secrets
-
-    return path.parent / f".{path.name[:20]}.{secrets.token_hex(8)}.tmp"
+    return path.parent / f".{path.name[:20]}.{os.urandom(8).hex()}.tmp"
 
 
 def flush_folder(folder: Path) -> None:
