@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -14,8 +15,14 @@ from hypothesis.extra import numpy as arrays
 
 from anyvit import scan as module
 from anyvit.containers import open_checkpoint
-from anyvit.lazy import from_array
-from anyvit.scan import scan
+from anyvit.lazy import Lazy, from_array
+from anyvit.witness import look
+
+
+def scan(lazy: Lazy) -> module.Seen:
+    """What a look meets, without the checksum."""
+    return replace(look(lazy, "crc32"), digest="")
+
 
 KINDS = {
     "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64,

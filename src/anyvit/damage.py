@@ -31,7 +31,7 @@ def told(tensors: Mapping[str, Lazy], met: Mapping[str, Seen], uses: Mapping[str
 
     Arguments:
         tensors: name → tensor.
-        met: name → what `scan` met.
+        met: name → what `scan.Look` met.
         uses: name → what it is in the model; a weight matrix is never constant.
     """
     bad, lone, constant, gaps, tiny, wild = [], [], [], [], [], []

@@ -102,28 +102,20 @@ class Seen:
     proven: bool = False
 
 
-def scan(lazy: Lazy) -> Seen:
-    """Looks at all values of a tensor; of other types than floating point there is nothing to say.
-
-    Example:
-        >>> import numpy as np
-        >>> from anyvit.lazy import from_array
-        >>> scan(from_array(np.array([1, np.inf, 2], "float32"))).bad
-        (1, 1, inf)
-    """
-    if lazy.dtype not in KINDS:
-        return Seen()
-    look = Look(lazy)
-    for part in chunks(lazy, STEP):
-        look.take(part)
-    return look.done()
-
-
 class Look:
     """One pass over one tensor, whose bytes are handed in.
 
     Arguments:
         lazy: the tensor, of a type in `KINDS`; where something is suspicious it is read again.
+
+    Example:
+        >>> import numpy as np
+        >>> from anyvit.lazy import from_array
+        >>> values = np.array([1, np.inf, 2], "float32")
+        >>> look = Look(from_array(values))
+        >>> look.take(values.data.cast("B"))
+        >>> look.done().bad
+        (1, 1, inf)
     """
 
     def __init__(self, lazy: Lazy) -> None:
