@@ -2,7 +2,7 @@
 
 A writer first says where everything goes, then the bytes follow in any order. Each thread takes a tensor and reads,
 checks and writes it a piece at a time, so that the bytes are touched once, while they are in the processor's cache, and
-nothing is handed from thread to thread.
+nothing is handed from thread to thread. The system lets one thread at a time write to a file; a lock here would cost more.
 """
 
 from __future__ import annotations

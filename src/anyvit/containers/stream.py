@@ -18,14 +18,16 @@ Part = bytes | memoryview
 Seal = Callable[[], Mapping[str, str]]
 """What a writer calls when all tensors are written, before the file takes its name; gives metadata known only then."""
 STEP = 2 << 20
-"""Bytes handed on at a time: few enough to stay in the processor's cache between reading and writing."""
+"""Bytes handed on at a time: few enough to stay in the processor's cache between reading and writing, and so many that
+threads seldom wait for the interpreter."""
 PANEL = 4 << 20
 """Bytes of a computed tensor that are put in order at a time; in smaller ones a transposed matrix moves slower."""
 
 
 def room(tensors: Iterable[Lazy], step: int = STEP) -> memoryview:
     """A buffer that all tensors of a pass share: new memory costs as much as what is read into it."""
-    return memoryview(bytearray(min(step, max((lazy.nbytes for lazy in tensors if lazy.pieces), default=0))))
+    sizes = (piece.size for lazy in tensors for piece in lazy.pieces or ())
+    return memoryview(bytearray(min(step, max(sizes, default=0))))
 
 
 def chunks(
