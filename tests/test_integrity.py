@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,18 @@ def test_the_proof_of_every_container(tmp_path: Path, name: str) -> None:
     found = integrity.prove(tmp_path / name, source)
     assert kinds(found) == (["checked", "unchecked"] if name == "a.npz" else ["checked", "checked"])
     assert [f.kind for f in report.findings if "npz has no place" in f.cause] == ["note"] * (name == "a.npz")
+
+
+def test_the_proof_leaves_out_nothing_but_what_is_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that hold no tensor (a pickled leaf, a text) have checksums too."""
+    opened, asked = open_checkpoint(write(timm_state(), tmp_path / "a.npz")), []
+
+    def verify(wanted: Callable[[str], bool]) -> Iterator[Note]:
+        asked.append((wanted(QKV), wanted("epoch")))
+        yield from ()
+
+    monkeypatch.setattr(integrity.containers, "open_checkpoint", lambda path: replace(opened, verify=verify))
+    assert kinds(integrity.prove("a")) == ["checked"] and asked == [(False, True)]
 
 
 def test_the_proof_of_shards(tmp_path: Path) -> None:

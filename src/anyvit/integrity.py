@@ -6,7 +6,7 @@ large ones: checksums of the container, checksums that `convert` recorded, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anyvit import containers
@@ -220,9 +220,9 @@ def _examined(
         FileError: a checksum of the container or of the file's own record is wrong.
     """
     summed = _sums(checkpoint)
-    met = {**met, **_looked(checkpoint, [n for n in names if n in summed and n not in met], spare)}
-    other = _compare(checkpoint, [n for n in names if n not in met or not met[n].proven])
-    met |= _looked(checkpoint, [n for n in names if n not in met], spare)
+    met = {**met, **_looked(checkpoint, [n for n in names if n in summed and n not in met], summed, spare)}
+    other = _compare(checkpoint, {n for n in names if n not in met or not met[n].proven})
+    met |= _looked(checkpoint, [n for n in names if n not in met], summed, spare)
     met = {name: met[name] for name in names}
     digests = {name: seen.digest for name, seen in met.items()}
     findings = (
@@ -238,14 +238,15 @@ def _sums(checkpoint: Checkpoint) -> Mapping[str, Sum]:
 
 
 def _looked(
-    checkpoint: Checkpoint, names: Sequence[str], spare: int, wrong: dict[str, AnyvitError] | None = None
-) -> dict[str, Seen]:
+    checkpoint: Checkpoint, names: Sequence[str], summed: Mapping[str, Sum], spare: int = 0,
+    wrong: dict[str, AnyvitError] | None = None,
+) -> dict[str, Seen]:  # fmt: skip
     """What is met in tensors, each read once, for its values, its digest and the checksum that the file says.
 
     Arguments:
         wrong: takes the errors of tensors that cannot be read, which are left out then; None raises the first.
     """
-    tensors, algorithm, summed = checkpoint.tensors, checksums.preferred(), _sums(checkpoint)
+    tensors, algorithm = checkpoint.tensors, checksums.preferred()
     rooms: list[memoryview] = []
 
     def looked(name: str) -> Seen | None:
@@ -264,7 +265,7 @@ def _looked(
     return {name: seen for name, seen in zip(names, found, strict=True) if seen is not None}
 
 
-def _compare(checkpoint: Checkpoint, names: Iterable[str]) -> list[Finding]:
+def _compare(checkpoint: Checkpoint, names: Container[str]) -> list[Finding]:
     """What the checksums of a file say beside that the bytes of some tensors are right.
 
     Raises:
@@ -272,7 +273,7 @@ def _compare(checkpoint: Checkpoint, names: Iterable[str]) -> list[Finding]:
     """
     if checkpoint.verify is None:
         return []
-    notes = list(checkpoint.verify(frozenset(names)))
+    notes = list(checkpoint.verify(names.__contains__))
     wrong = [note for note in notes if note.kind == "damaged"]
     if wrong:
         raise _damaged(checkpoint, wrong)
@@ -310,8 +311,8 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
     checkpoint = containers.open_checkpoint(path)
     uses = sources(checkpoint, understand(checkpoint).tensors)
     wrong: dict[str, AnyvitError] = {}
-    met = _looked(checkpoint, list(uses or checkpoint.tensors), 0, wrong)
-    found = list(_proved(checkpoint, [n for n in checkpoint.tensors if n not in met or not met[n].proven]))
+    met = _looked(checkpoint, list(uses or checkpoint.tensors), _sums(checkpoint), wrong=wrong)
+    found = list(_proved(checkpoint, {name for name, seen in met.items() if seen.proven}))
     found += [Finding("damaged", (name,), error.cause, error.remedy, fatal=True) for name, error in wrong.items()]
     found += (*told(checkpoint.tensors, met, uses), *unlike(checkpoint.tensors, met, uses, checkpoint.aliases))
     if source is not None:
@@ -319,13 +320,13 @@ def prove(path: Any, source: Any = None) -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-def _proved(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[Finding]:
-    """What the checksums of a file say; of the tensors but these it is known that they agree."""
+def _proved(checkpoint: Checkpoint, known: Container[str]) -> Iterator[Finding]:
+    """What the checksums of a file say; of some tensors it is known that they agree."""
     if checkpoint.verify is None:
         cause = f"this {checkpoint.container} file holds no checksums, so its bytes can be compared with nothing"
         yield Finding("unchecked", (), cause, "files that anyvit.convert writes hold them")
         return
-    notes = list(checkpoint.verify(frozenset(names)))
+    notes = list(checkpoint.verify(lambda name: name not in known))
     for note in notes:
         yield Finding(note.kind, fold(note.names), note.cause, note.remedy, fatal=note.kind == "damaged")
     if not notes:

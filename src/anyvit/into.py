@@ -67,7 +67,15 @@ def fill(
     running = integrity.begin(source.checkpoint, source.tensors, check, source.spec, waits=True, reads=large)
     meta.unfillable(module, list(values))
     zeroed = meta.settle(module, list(values))
-    _copy(module, values, device, running.witness, large)
+    try:
+        _copy(module, values, device, running.witness, large)
+    except FileError as error:
+        if not large:
+            raise
+        raise FileError(
+            error.cause, names=error.names, found=error.found, expected=error.expected, usual=error.usual,
+            remedy="make the module anew, for it is filled in part, and fetch the file again",
+        ) from error  # fmt: skip
     findings = [*plan.findings, *_new_heads(plan, target, init, zeroed), *_read_back(module, plan, target)]
     findings += running.findings()
     if init == "zeros":
@@ -141,7 +149,7 @@ def _copy(
         meta.assign(module, {n: t.to(own[n].dtype) for n, t in _read(empty, device, own=True)})
     rest = {n: t for n, t in values.items() if n not in empty}
     straight = [n for n, t in rest.items() if large and lies_as(t, own[n])]
-    _fill_straight({n: (rest[n], own[n]) for n in straight}, witness)
+    _fill_straight([(rest[n], own[n]) for n in straight], witness)
     rest = {n: t for n, t in rest.items() if n not in set(straight)}
     places = dict.fromkeys(own[n].device for n in rest)
     reading = chain.from_iterable(_read({n: t for n, t in rest.items() if own[n].device == p}, p) for p in places)
@@ -150,23 +158,16 @@ def _copy(
             own[name].copy_(tensor)
 
 
-def _fill_straight(values: Mapping[str, tuple[Lazy, torch.Tensor]], witness: Witness | None) -> None:
+def _fill_straight(both: Sequence[tuple[Lazy, torch.Tensor]], witness: Witness | None) -> None:
     """Bytes of a file into tensors that lie as they do, by several threads."""
 
     def work(unit: Sequence[int]) -> None:
         for number in unit:
             fill_from(*both[number], witness)
 
-    both = list(values.values())
     each = [[number] for number in range(len(both))]
     units = witness.units([lazy.pieces or () for lazy, _ in both]) if witness else each
-    try:
-        mapped(work, units, sum(lazy.nbytes for lazy, _ in both))
-    except FileError as error:
-        raise FileError(
-            error.cause, names=error.names, found=error.found, expected=error.expected, usual=error.usual,
-            remedy="make the module anew, for it is filled in part, and fetch the file again",
-        ) from error  # fmt: skip
+    mapped(work, units, sum(lazy.nbytes for lazy, _ in both))
 
 
 def _read(values: Tensors, device: torch.device | None, own: bool = False) -> Iterator[tuple[str, torch.Tensor]]:

@@ -230,7 +230,6 @@ class Look:
 
     def _small(self, bits: np.ndarray, low: int) -> None:
         """Notes the pages that hold nothing but zeros, and counts values below the smallest normal number."""
-
         row = PAGE // self.unsigned.itemsize
         for start in range(0, bits.size, 16 * row):  # few at a time: fresh memory for all costs more than looking
             size = bits[start : start + 16 * row] & self.unsigned.type(self.kind.magnitude)

@@ -91,8 +91,8 @@ def test_only_the_names_asked_for_are_read(tmp_path: Path) -> None:
     flip(path, offset_of(path, "b"))
     verify = open_checkpoint(path).verify
     assert verify is not None
-    assert list(verify({"a.weight"})) == []
-    assert [note.names for note in verify({"b"})] == [("b",)]
+    assert list(verify(lambda name: name == "a.weight")) == []
+    assert [note.names for note in verify(lambda name: name == "b")] == [("b",)]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"algorithm": "crc32"}', '{"tensors": {}}', "[" * 100_000])

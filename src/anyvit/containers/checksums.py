@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
 
 from anyvit.containers import stream
-from anyvit.lazy import Hasher, Lazy, Note, Sum
+from anyvit.lazy import Hasher, Lazy, Note, Sum, every
 
 KEY = "anyvit.checksums"
 SOURCE = "anyvit.source_digest"
@@ -153,12 +153,12 @@ def verifier(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callab
     """What compares tensors with the record in their file's metadata; None where there is no record.
 
     Returns:
-        A function of the names to read (None: all) that yields a note "damaged" for each tensor whose bytes are
-        others than were written, and "unchecked" for what the record does not say.
+        A function of which names are wanted (all, where it is given none) that yields a note "damaged" for each tensor
+        whose bytes are others than were written, and "unchecked" for what the record does not say.
     """
     if KEY not in metadata:
         return None
-    return lambda names=None: _compared(tensors, metadata, names)
+    return lambda wanted=every: _compared(tensors, metadata, wanted)
 
 
 def sums(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callable[[], dict[str, Sum]] | None:
@@ -177,7 +177,7 @@ def sums(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> Callable[[
 
 
 def _compared(
-    tensors: Mapping[str, Lazy], metadata: Mapping[str, str], names: Collection[str] | None
+    tensors: Mapping[str, Lazy], metadata: Mapping[str, str], wanted: Callable[[str], bool]
 ) -> Iterator[Note]:
     record = _record(metadata[KEY])
     if record is None:
@@ -192,11 +192,11 @@ def _compared(
         yield Note("damaged", ("__metadata__",), "the metadata is another than was written", REMEDY)
     said: Mapping[str, object] = record["tensors"]
     buffer = stream.room(tensors.values())
-    unknown = [name for name in tensors if name not in said and (names is None or name in names)]
+    unknown = [name for name in tensors if name not in said and wanted(name)]
     if unknown:
         yield Note("unchecked", tuple(unknown), "the file's record of checksums does not name them")
     for name, expected in said.items():
-        if name in tensors and (names is None or name in names):
+        if name in tensors and wanted(name):
             found = digest(tensors[name], algorithm, buffer)
             if found != expected:
                 cause = f"{algorithm} is {found}, {str(expected)[:64]} when it was written"

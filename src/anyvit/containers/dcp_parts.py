@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ from anyvit.containers.files import LocalFile
 from anyvit.containers.inside import inside
 from anyvit.dtypes import ITEMSIZE, np_dtype
 from anyvit.errors import FileError
-from anyvit.lazy import Checkpoint, Lazy, Note
+from anyvit.lazy import Checkpoint, Lazy, Note, every
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,10 +211,10 @@ class Parts:
         extras = self.opened(name, place).extras
         return extras["value"] if list(extras) == ["value"] else extras
 
-    def verify(self, names: Collection[str] | None = None) -> Iterator[Note]:
+    def verify(self, wanted: Callable[[str], bool] = every) -> Iterator[Note]:
         """Reads every part (of some tensors) and yields what does not fit its checksum."""
         for part in self._made:
-            if names is not None and part.tensor not in names:
+            if not wanted(part.tensor):
                 continue
             check = self.opened(part.tensor, part.place).verify
             for note in check() if check else ():

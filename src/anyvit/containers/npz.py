@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -22,7 +22,7 @@ from anyvit.containers.placing import put
 from anyvit.containers.stream import Seal
 from anyvit.dtypes import ITEMSIZE, np_dtype
 from anyvit.errors import FileError, UnsafeError, Unsayable
-from anyvit.lazy import Checkpoint, Lazy, Note, Piece, from_pieces
+from anyvit.lazy import Checkpoint, Lazy, Note, Piece, every, from_pieces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ def read(path: str | Path) -> Checkpoint:
         str(path),
         extras=extras,
         notes=_folded(notes),
-        verify=lambda names=None: _damaged(file, archive.values(), names),
+        verify=lambda wanted=every: _damaged(file, archive.values(), wanted),
         sums=lambda: zips.sums(file, archive.values(), tensors),
     )
 
@@ -346,8 +346,8 @@ def _packed_header(name: str, lazy: Lazy) -> bytes:
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode("latin-1")
 
 
-def _damaged(file: LocalFile, archive: Iterable[zips.Member], names: Collection[str] | None) -> Iterator[Note]:
+def _damaged(file: LocalFile, archive: Iterable[zips.Member], wanted: Callable[[str], bool]) -> Iterator[Note]:
     """Arrays whose bytes do not fit their CRC, by the names of the arrays."""
-    asked = [member for member in archive if names is None or member.name.removesuffix(".npy") in names]
+    asked = [member for member in archive if wanted(member.name.removesuffix(".npy"))]
     for note in zips.damaged(file, asked):
         yield replace(note, names=tuple(name.removesuffix(".npy") for name in note.names))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LARGE = 32 << 20
 """Bytes of a tensor that is computed as a whole from which only one is in memory at a time."""
-SMALL = 2 * STEP
+SMALL = STEP
 """Bytes up to which a computed tensor needs no memory that is kept."""
 
 

@@ -7,7 +7,7 @@ Source: torch 2.13 `torch/export/pt2_archive/{_package,_package_weights,constant
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from anyvit.containers import strided, zips
 from anyvit.containers.files import LocalFile
 from anyvit.containers.rebuild import Storage, Strided
 from anyvit.errors import FileError, UnsafeError
-from anyvit.lazy import Checkpoint, Lazy, Note
+from anyvit.lazy import Checkpoint, Lazy, Note, every
 
 LIST = "_weights_config.json"
 """What the name of the list ends with; the model's name stands before it."""
@@ -76,8 +76,8 @@ def read(path: str | Path) -> Checkpoint:
     )
     aliases = {name: names[0] for names in homes.values() for name in names[1:] if _same(tensors, name, names[0])}
 
-    def verify(names: Collection[str] | None = None) -> Iterator[Note]:
-        asked = [m for key, m in members.items() if key in homes and (names is None or set(homes[key]) & set(names))]
+    def verify(wanted: Callable[[str], bool] = every) -> Iterator[Note]:
+        asked = [m for key, m in members.items() if key in homes and any(map(wanted, homes[key]))]
         for note in zips.damaged(file, asked):
             yield replace(note, names=tuple(homes.get(note.names[0], note.names)))
 

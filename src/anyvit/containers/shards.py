@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from anyvit.containers import checksums, single, sniff
 from anyvit.containers.inside import inside
 from anyvit.errors import FileError, UnsafeError
-from anyvit.lazy import Checkpoint, Lazy, Note
+from anyvit.lazy import Checkpoint, Lazy, Note, every
 
 
 def read_index(index: Path) -> Checkpoint:
@@ -181,11 +181,11 @@ def _checkpoint(folder: Path, parts: Sequence[Checkpoint], tensors: dict[str, La
         aliases={name: first for part in parts for name, first in part.aliases.items()},
         notes=(*notes, *(note for part in parts for note in part.notes)),
         metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
-        verify=(lambda names=None: _chained(checks, names)) if checks else None,
+        verify=(lambda wanted=every: _chained(checks, wanted)) if checks else None,
         sums=(lambda: {name: one for made in sums for name, one in made().items()}) if sums else None,
     )
 
 
-def _chained(checks: Sequence[Callable[..., Iterator[Note]]], names: Collection[str] | None = None) -> Iterator[Note]:
+def _chained(checks: Sequence[Callable[..., Iterator[Note]]], wanted: Callable[[str], bool]) -> Iterator[Note]:
     for check in checks:
-        yield from check(names)
+        yield from check(wanted)

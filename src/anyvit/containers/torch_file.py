@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from anyvit.containers.torchscript import is_archive
 from anyvit.containers.unpickle import Builder, Machine
 from anyvit.dtypes import ITEMSIZE
 from anyvit.errors import FileError
-from anyvit.lazy import Bytes, Checkpoint, Lazy, Note
+from anyvit.lazy import Bytes, Checkpoint, Lazy, Note, every
 
 __all__ = ["read", "write"]
 
@@ -167,13 +167,13 @@ def _persistent(saved: Any) -> Storage:
 def _verifier(
     file: LocalFile, members: Mapping[str, zips.Member], root: str, flat: Flat
 ) -> Callable[..., Iterator[Note]]:
-    def verify(names: Collection[str] | None = None) -> Iterator[Note]:
+    def verify(wanted: Callable[[str], bool] = every) -> Iterator[Note]:
         living: dict[str, list[str]] = {}
         for name, ref in flat.tensors.items():
             if not isinstance(ref, Array):
                 storage = ref.storage if isinstance(ref, Strided) else ref
                 living.setdefault(root + storage.key, []).append(name)
-        idle = {key for key, users in living.items() if names is not None and not any(name in names for name in users)}
+        idle = {key for key, users in living.items() if not any(map(wanted, users))}
         for note in zips.damaged(file, [member for key, member in members.items() if key not in idle]):
             yield Note(note.kind, tuple(living.get(note.names[0], note.names)), note.cause, note.remedy)
 
